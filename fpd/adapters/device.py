@@ -1,0 +1,191 @@
+"""What every device can be asked and told, whatever it speaks.
+
+Two words carry everything: a `Reading` is what a device said about itself, a command is what it
+is told. Sign at the device's door: delivered to the site is positive (discharge, generation),
+taken from it negative (charge).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+import aiohttp
+import msgspec
+
+from fpd.errors import DeviceError
+
+Memory = Mapping[str, Any]
+Clock = Callable[[], datetime]
+
+
+class Health(StrEnum):
+    """How a device is, for the operator; `detail` beside it says why."""
+
+    UNKNOWN = "unknown"  # not spoken to yet
+    OK = "ok"  # read, and does what it is told
+    DEGRADED = "degraded"  # read, but cannot be dispatched now
+    UNAVAILABLE = "unavailable"  # does not answer; asked again with backoff
+    STOPPED = "stopped"  # refuses for good: an operator has to look
+
+
+class Setpoint(msgspec.Struct, frozen=True, kw_only=True, tag="setpoint", tag_field="kind"):
+    """Deliver `power_w` to the site: discharge positive, charge negative, W."""
+
+    power_w: int
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, tag="profile", tag_field="kind"):
+    """Follow a weekly profile: (tick 0..671, W) in the order of ticks, as sent to the unit."""
+
+    points: tuple[tuple[int, int], ...]
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True, tag="release", tag_field="kind"):
+    """Go back to what the device did before we took it."""
+
+
+Command = Setpoint | Profile | Release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a fuel cell accepts: W, and the largest change of W from one tick to the next."""
+
+    min_w: float
+    max_w: float
+    step_up_w: int
+    step_dn_w: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Readings of one instant, as they go into the device's datum stream (decision D2)."""
+
+    at: datetime
+    instantaneous: Mapping[str, float] = field(default_factory=dict)
+    accumulating: Mapping[str, float] = field(default_factory=dict)
+    status: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a device said.
+
+    `at`: when the values were true as far as is known. `output_w`: delivered to the site, None
+    if unknown. `dispatchable`: it would follow a command; if not, `detail` says why. `profiling`
+    is False when a fuel cell ignores profiles. `profile_id`: the profile assigned to it.
+    """
+
+    at: datetime
+    output_w: float | None
+    dispatchable: bool
+    detail: str | None = None
+    soc: float | None = None
+    limits: Limits | None = None
+    profiling: bool = True
+    profile_id: int | None = None
+    samples: tuple[Sample, ...] = ()
+    memory: Memory = field(default_factory=dict)
+
+
+class Result(StrEnum):
+    """What came of telling a device something."""
+
+    CONFIRMED = "confirmed"  # read back: the device holds it
+    ACCEPTED = "accepted"  # taken; a later reading must show it
+    OUTDATED = "outdated"  # not sent: what it was computed from has changed (see `limits`)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a command, and what the adapter must remember from now on."""
+
+    result: Result
+    memory: Memory
+    detail: str | None = None
+    limits: Limits | None = None
+
+
+class Source(Protocol):
+    """Something that can be read."""
+
+    @property
+    def read_every_s(self) -> float:
+        """Seconds between two readings."""
+        ...
+
+    async def read(self, memory: Memory) -> Reading:
+        """Ask the device how it is. Raises DeviceFault."""
+        ...
+
+
+class Actuator(Protocol):
+    """Something that can be told what to do."""
+
+    @property
+    def keepalive_s(self) -> float | None:
+        """Repeat an unchanged command this often; None: never."""
+        ...
+
+    @property
+    def verify_after_s(self) -> float:
+        """A reading taken this long after a command must show it."""
+        ...
+
+    async def apply(self, command: Command, memory: Memory) -> Outcome:
+        """Tell the device. Repeating it is harmless. Raises DeviceFault."""
+        ...
+
+    def shows(self, command: Command, reading: Reading) -> bool:
+        """Tell whether a reading shows that the command is being followed."""
+        ...
+
+
+class Adapter(Source, Actuator, Protocol):
+    """One configured device."""
+
+    @property
+    def visit_s(self) -> float:
+        """The longest that one reading and one command together may take."""
+        ...
+
+
+class DeviceFault(DeviceError):
+    """A device could not be read or told. `retry_s` None: again with backoff."""
+
+    health = Health.UNAVAILABLE
+
+    def __init__(self, message: str, *, retry_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+
+
+class Unreachable(DeviceFault):
+    """No usable answer: network, timeout, a failing server, a page instead of data."""
+
+
+class Excluded(DeviceFault):
+    """The device answers but somebody or something else rules it now."""
+
+    health = Health.DEGRADED
+
+
+class Stopped(DeviceFault):
+    """Repeating cannot help until somebody has looked (account, unit, our own mistake)."""
+
+    health = Health.STOPPED
+
+
+@dataclass(slots=True, kw_only=True)
+class Wiring:
+    """What an adapter is built with. `accounts`: logins shared by the devices of one customer."""
+
+    session: aiohttp.ClientSession
+    clock: Clock
+    instance: str
+    interval_s: float
+    accounts: dict[tuple[str, str], Any] = field(default_factory=dict)

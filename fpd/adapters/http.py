@@ -1,0 +1,186 @@
+"""HTTP to devices and their clouds, bounded: time, size, redirects, and how often one that is
+down is tried (reference: devices §7 "Common").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import aiohttp
+
+from fpd.adapters.device import Unreachable
+from fpd.errors import Misconfigured
+
+LAN_TIMEOUT_S = 5.0
+CLOUD_TIMEOUT_S = 10.0
+_LONGEST_ANSWER = 1_000_000
+_DEEPEST_JSON = 32
+_FAILURES_TO_OPEN = 5
+_OPEN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer, whatever its status."""
+
+    status: int
+    text: str
+    date: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    def json(self) -> Any:
+        """Parse the body as JSON, whatever its Content-Type. Raises Unreachable if it is not."""
+        try:
+            value = json.loads(self.text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            raise Unreachable(f"HTTP {self.status}, but the answer is not JSON") from None
+        if _deeper_than(value, _DEEPEST_JSON):
+            raise Unreachable("the answer is nested too deeply")
+        return value
+
+
+class Breaker:
+    """Stops asking after five failures in a row; after a minute one request may try again."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._closed_at = 0.0
+
+    def check(self) -> None:
+        """Raise Unreachable while open. The first request after the pause passes as a probe."""
+        if self._failures < _FAILURES_TO_OPEN:
+            return
+        now = asyncio.get_running_loop().time()
+        if now < self._closed_at:
+            wait_s = self._closed_at - now
+            raise Unreachable("paused after repeated failures", retry_s=wait_s)
+        self._closed_at = now + _OPEN_S
+
+    def succeeded(self) -> None:
+        self._failures = 0
+
+    def failed(self) -> None:
+        self._failures += 1
+        if self._failures >= _FAILURES_TO_OPEN:
+            self._closed_at = asyncio.get_running_loop().time() + _OPEN_S
+
+
+class DeviceHttp:
+    """One base URL. Every failure becomes Unreachable with one line that holds no secret."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        *,
+        timeout_s: float,
+        ca_file: Path | None = None,
+    ) -> None:
+        self._session = session
+        self._base_url = base_url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._tls = _tls(ca_file)
+        self._breaker = Breaker()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Reply:
+        """Ask once and return the answer. Raises Unreachable when none came, or too much."""
+        self._breaker.check()
+        try:
+            reply = await self._ask(method, path, dict(headers or {}), body)
+        except Unreachable:
+            self._breaker.failed()
+            raise
+        except TimeoutError:
+            self._breaker.failed()
+            raise Unreachable(f"no answer within {self._timeout.total:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            self._breaker.failed()
+            raise Unreachable(_one_line(error)) from error
+        if reply.status >= 500:
+            self._breaker.failed()
+        else:
+            self._breaker.succeeded()
+        return reply
+
+    async def _ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        async with self._session.request(
+            method,
+            self._base_url + path,
+            headers=headers,
+            data=body or None,
+            allow_redirects=False,
+            timeout=self._timeout,
+            ssl=self._tls,
+        ) as response:
+            if 300 <= response.status < 400:
+                raise Unreachable(f"HTTP {response.status}: redirects are not followed")
+            said = bytearray()
+            async for chunk in response.content.iter_chunked(65536):
+                said += chunk
+                if len(said) > _LONGEST_ANSWER:
+                    raise Unreachable("the answer is larger than 1 MB")
+            return Reply(
+                status=response.status,
+                text=said.decode("utf-8", "replace"),
+                date=response.headers.get("Date"),
+            )
+
+
+def session() -> aiohttp.ClientSession:
+    """Make the session that all devices share: no cookies, no connection outlives its answer.
+
+    Idle connections over a VPN die without a word, so each request opens its own.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True, limit=256),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": "fpd"},
+    )
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext | bool:
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(f"{ca_file}: not a usable certificate authority: {error}") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _deeper_than(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__

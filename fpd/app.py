@@ -1,0 +1,271 @@
+"""The composition root: opens, wires, supervises, closes. The only clock is here.
+
+Parts open in order and close in reverse. What may be away — peers, broker, database, devices —
+is waited for while everything else goes on; a bug in a long task ends the process with code 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+from aiohttp import web
+
+from fpd import __version__
+from fpd.config import Config
+from fpd.crew import Crew
+from fpd.embedded.broker import EmbeddedBroker
+from fpd.embedded.postgres import EmbeddedPostgres, running_url
+from fpd.errors import FpdError, Misconfigured
+from fpd.flows import (
+    control,
+    devices,
+    handshake,
+    heartbeat,
+    ingest,
+    measurements,
+    publishing,
+    upkeep,
+)
+from fpd.flows.context import Bells, Context
+from fpd.flows.delivery import Delivery
+from fpd.flows.loop import Loop
+from fpd.jobs import metronome
+from fpd.metrics import Metrics
+from fpd.mqtt.client import MqttClient
+from fpd.notify import Notifier
+from fpd.oscp.client import PeerClient
+from fpd.store.db import Database
+from fpd.store.vault import Vault
+from fpd.web.health import stuck
+from fpd.web.server import application
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DRAIN_S = 12.0  # longer than any message to a peer may take
+
+
+def clock() -> datetime:
+    """Return the present instant, in UTC."""
+    return _EPOCH + timedelta(seconds=time.time())
+
+
+def run(config: Config) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Return 0 then, 1 when it could not go on."""
+    try:
+        return asyncio.run(_serve(config))
+    except FpdError as error:
+        log.error("daemon.refused", reason=str(error))
+        return 1
+
+
+async def _serve(config: Config) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    notifier = Notifier()
+    crew = Crew()
+    async with _daemon(config, crew, notifier):
+        log.info("daemon.started", version=__version__, url=config.public_url)
+        ends = [asyncio.create_task(stop.wait()), asyncio.create_task(crew.failed())]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        notifier.tell("STOPPING=1")
+        log.info("daemon.stopping", reason="a task failed" if crew.has_failed else "told to")
+    log.info("daemon.stopped")
+    return 1 if crew.has_failed else 0
+
+
+@contextlib.asynccontextmanager
+async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterator[None]:
+    """Open every part in order; close them in reverse."""
+    async with contextlib.AsyncExitStack() as stack:
+        vault = Vault.open(config.key_file or config.data_dir / "fpd.key")
+        db = Database(await _database_url(config, stack, crew), clock=clock)
+        stack.push_async_callback(db.close)
+        broker = await _mqtt_client(config, stack)
+        peers = PeerClient(config.oscp)
+        await peers.open()
+        stack.push_async_callback(peers.close)
+        watched = Crew()  # short work: messages in flight
+        context = Context(
+            config=config,
+            clock=clock,
+            db=db,
+            vault=vault,
+            metrics=Metrics(),
+            peers=peers,
+            mqtt=broker,
+            spawn=watched.spawn,
+        )
+        delivery = Delivery(context)
+        loops = _loops(context, delivery)
+        stack.push_async_callback(crew.cancel)
+        stack.push_async_callback(_drain, watched, delivery)
+        crew.spawn(db.supervise(), name="database")
+        crew.spawn(_relay(watched), name="messages in flight")
+        crew.spawn(broker.run(), name="mqtt")
+        crew.spawn(ingest.run(context), name="ingest")
+        for loop in loops:
+            crew.spawn(loop.run(), name=loop.name)
+        scheduler = metronome(loops)
+        scheduler.start()
+        stack.callback(scheduler.shutdown, wait=False)
+        await _open_doors(context, loops, stack)
+        crew.spawn(_keep_watch(notifier, loops), name="watchdog")
+        notifier.tell("READY=1")
+        yield
+
+
+async def _database_url(config: Config, stack: contextlib.AsyncExitStack, crew: Crew) -> str:
+    if config.database.url:
+        return config.database.url
+    server = EmbeddedPostgres(config.data_dir / "postgres")
+    stack.push_async_callback(server.stop)
+    url = await server.start()
+    crew.spawn(_must_live(server), name="embedded PostgreSQL")
+    return url
+
+
+async def _must_live(server: EmbeddedPostgres) -> None:
+    """Raise when the embedded server ends by itself: whoever supervises us starts us both anew."""
+    code = await server.exited()
+    raise RuntimeError(f"the embedded PostgreSQL ended with code {code}")
+
+
+async def _mqtt_client(config: Config, stack: contextlib.AsyncExitStack) -> MqttClient:
+    settings = config.mqtt
+    url, username, password = settings.url, settings.username, settings.password
+    if not url:
+        broker = EmbeddedBroker("127.0.0.1", 1883)
+        stack.push_async_callback(broker.stop)
+        address = await broker.start()
+        url = f"mqtt://{address.host}:{address.port}"
+        username, password = address.username, address.password
+    return MqttClient(
+        url,
+        username=username,
+        password=password,
+        ca_file=settings.ca_file,
+        instance=settings.instance,
+    )
+
+
+def _loops(context: Context, delivery: Delivery) -> list[Loop]:
+    """Return every loop, and let those who owe work ring the right one."""
+
+    def loop(name: str, step: Callable[[Context], Awaitable[bool]], every_s: float) -> Loop:
+        return Loop(name, partial(step, context), every_s=every_s, metrics=context.metrics)
+
+    delivering = Loop("delivery", delivery.step, every_s=1.0, metrics=context.metrics)
+    loops = {
+        "heartbeats": loop("heartbeats", heartbeat.step, 0.2),
+        "silence": loop("silence", heartbeat.notice_silence, 0.5),
+        "handshakes": loop("handshakes", handshake.step, 0.5),
+        "delivery": delivering,
+        "publishing": loop("publishing", publishing.step, 1.0),
+        "measurements": loop("measurements", measurements.step, 1.0),
+        "devices": loop("devices", devices.step, 0.5),
+        "control": loop("control", control.step, 0.5),
+        "upkeep": loop("upkeep", upkeep.step, 3600.0),
+    }
+    bells: Bells = context.bells
+    bells.delivery = delivering.ring
+    bells.publishing = loops["publishing"].ring
+    bells.control = loops["control"].ring
+    bells.heartbeats = loops["heartbeats"].ring
+    return list(loops.values())
+
+
+async def _relay(watched: Crew) -> None:
+    """A bug while sending a message is a bug of the daemon."""
+    await watched.failed()
+    raise RuntimeError("a message in flight met a bug")
+
+
+async def _drain(watched: Crew, delivery: Delivery) -> None:
+    """Let what is in flight arrive and write down what came of it; the rest stays owed."""
+    delivery.close()
+    await watched.finish(within_s=_DRAIN_S)
+    with contextlib.suppress(FpdError):
+        await delivery.drain()
+
+
+async def _open_doors(
+    context: Context, loops: list[Loop], stack: contextlib.AsyncExitStack
+) -> None:
+    http = context.config.http
+    runner = web.AppRunner(
+        application(context, loops),
+        access_log=None,
+        keepalive_timeout=75.0,
+        shutdown_timeout=10.0,
+        handle_signals=False,
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    host, _, port = http.listen.rpartition(":")
+    host = host.strip("[]")
+    try:
+        site = web.TCPSite(
+            runner, host or None, int(port), ssl_context=_tls(http.tls_cert, http.tls_key)
+        )
+        await site.start()
+    except OSError as error:
+        raise Misconfigured(f"http.listen {http.listen}: {error.strerror or error}") from error
+
+
+def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(f"http.tls_cert {certificate}: {error}") from error
+    return context
+
+
+async def _keep_watch(notifier: Notifier, loops: list[Loop]) -> None:
+    """Tell systemd that we are alive for as long as every loop makes progress."""
+    period_s = notifier.watchdog_s
+    if period_s is None:
+        return
+    while True:
+        late = stuck(loops, now_s=asyncio.get_running_loop().time())
+        if late:
+            log.error("watchdog.withheld", loops=late)
+        else:
+            notifier.tell("WATCHDOG=1")
+        await asyncio.sleep(period_s / 3)
+
+
+async def with_database(config: Config, action: Callable[[Database], Awaitable[T]]) -> T:
+    """Run `action` on the configured database, migrated; for commands beside the daemon.
+
+    The embedded server is used if it runs, else started for the moment. Raises Misconfigured
+    or psycopg's errors when it cannot be reached.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        url = config.database.url or running_url(config.data_dir / "postgres")
+        if not url:
+            server = EmbeddedPostgres(config.data_dir / "postgres")
+            stack.push_async_callback(server.stop)
+            url = await server.start()
+        db = Database(url, clock=clock)
+        await db.open()
+        stack.push_async_callback(db.close)
+        return await action(db)

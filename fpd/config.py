@@ -1,0 +1,305 @@
+"""The configuration as frozen values: what every key is called, means and defaults to.
+
+`fpd.config_file` reads config.toml and the environment into these and reports every fault at
+once; nothing else in fpd reads either. Field names are the keys of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Any, Literal
+
+Network = IPv4Network | IPv6Network
+
+
+def key(default: Any, why: str, **rules: Any) -> Any:
+    """Declare one key: its default, one line of why, and the rules its value must keep.
+
+    Rules: `minimum`, `maximum` (inclusive); `secret` (may also be given as `<key>_file`, never
+    shown); `schemes` (a URL that starts with one of them); `form` (a name in
+    `fpd.config_values`); `blank` (the empty text is allowed); `readable` (a file that must be
+    there); `example` (what config.example.toml shows where there is no default).
+    """
+    return field(default=default, repr="secret" not in rules, metadata={"why": why, **rules})
+
+
+def required(why: str, **rules: Any) -> Any:
+    """Declare a key without a default."""
+    return field(repr="secret" not in rules, metadata={"why": why, **rules})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    listen: str = key("127.0.0.1:8484", "address and port of every HTTP door", form="host:port")
+    public_url: str | None = key(
+        None,
+        "how peers reach us; told to them at registration (default: http(s)://listen)",
+        schemes=("http", "https"),
+        example="https://fpd.example.org",
+    )
+    tls_cert: Path | None = key(
+        None,
+        "certificate chain (PEM); with tls_key the doors speak HTTPS",
+        readable=True,
+        example="/etc/fpd/tls.crt",
+    )
+    tls_key: Path | None = key(None, "private key (PEM)", readable=True, example="/etc/fpd/tls.key")
+    max_body_mb: float = key(4.0, "largest request body", minimum=0.001, maximum=1024)
+    rate_per_token_s: float = key(100.0, "requests a second and credential", minimum=0.1)
+    rate_burst: int = key(1000, "requests that may come at once", minimum=1)
+    failed_auth_per_min: int = key(30, "failed credentials a minute and address", minimum=1)
+
+    @property
+    def host(self) -> str:
+        """The address to bind, without the brackets of an IPv6 literal."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port to bind."""
+        return int(self.listen.rpartition(":")[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    url: str = key(
+        "",
+        "postgresql:// URL; empty: our own PostgreSQL under data_dir",
+        secret=True,
+        schemes=("postgresql", "postgres"),
+        blank=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscribe:
+    topic: str = required("MQTT topic filter of datum streams to take in", form="topic filter")
+    format: Literal["datum", "myems"] = key("datum", "how the payload is read")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mqtt:
+    url: str = key(
+        "",
+        "mqtt:// or mqtts:// URL; empty: our own broker on 127.0.0.1:1883",
+        schemes=("mqtt", "mqtts"),
+        blank=True,
+    )
+    encoding: Literal["json", "cbor"] = key("json", "how datum are published")
+    qos: Literal[0, 1] = key(1, "quality of service of what is published")
+    retain: bool = key(False, "ask the broker to keep the last datum of each topic")
+    username: str | None = key(None, "broker account", example="fpd")
+    password: str | None = key(None, "broker password", secret=True, example="change-me")
+    ca_file: Path | None = key(
+        None,
+        "certificate authority for mqtts:// (PEM)",
+        readable=True,
+        example="/etc/fpd/mqtt-ca.crt",
+    )
+    instance: str = key(
+        "fpd", "name of this installation in fpd/{instance}/status", form="topic level"
+    )
+    subscribe: tuple[Subscribe, ...] = key(
+        (Subscribe(topic="node/+/datum/0/#"),), "datum streams to take in"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oscp:
+    heartbeat_interval_s: int = key(
+        60, "how often peers are asked to send heartbeats", minimum=1, maximum=86400
+    )
+    clock_skew_grace_s: float = key(
+        5.0, "added to a peer's offline_mode_at before it counts as offline", minimum=0
+    )
+    require_https: bool = key(True, "refuse peers whose base_url is plain http")
+    allowed_networks: tuple[Network, ...] = key(
+        (), "private or loopback networks in which peers may live (SSRF guard)"
+    )
+    ca_file: Path | None = key(
+        None,
+        "certificate authority that peers' certificates chain to",
+        readable=True,
+        example="/etc/fpd/peers-ca.crt",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurements:
+    settle_s: float = key(2.0, "wait for late datum after a period's end", minimum=0, maximum=900)
+    correction_window_s: int = key(3600, "late datum re-report a period this long", minimum=0)
+    retention_days: int = key(400, "how long datum are kept", minimum=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    interval_s: float = key(10.0, "seconds between control ticks", minimum=0.1, maximum=3600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    level: Literal["debug", "info", "warning", "error"] = key("info", "least level that is logged")
+    format: Literal["console", "json"] = key("console", "for people or for machines")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What every device has (decision D1)."""
+
+    name: str = required("how groups' assets refer to the device; unique", example="device-1")
+    type: str = required("bluegen or battery")
+    user_id: int = key(1, "owner of the device's datum stream", minimum=1)
+    node_id: int | None = key(None, "node of the device's datum stream", minimum=1, example=1)
+    source_id: str | None = key(
+        None, "source of the device's datum stream", example="/site/device-1"
+    )
+    base_url: str = required(
+        "address of the device's service",
+        schemes=("http", "https"),
+        example="https://device.example.org",
+    )
+    stale_after_s: float = key(60.0, "older readings are not trusted for control", minimum=1)
+
+
+Anchor = Literal["UNKNOWN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BluegenDevice(Device):
+    username: str = required("customer account of the web service", example="customer")
+    password: str = required("its password", secret=True, example="change-me")
+    unit_id: int = required("which unit of the account", minimum=0, example=1)
+    ca_file: Path | None = key(
+        None,
+        "certificate authority of the web service (PEM)",
+        readable=True,
+        example="/etc/fpd/bluegen-ca.crt",
+    )
+    week_anchor: Anchor = key(
+        "UNKNOWN", "day on which the profile week starts; UNKNOWN folds all days into one"
+    )
+    profile_semantics: Literal["any", "step", "step_lag", "linear"] = key(
+        "any", "how the unit reads a profile between two points"
+    )
+    slew_minutes: int = key(1, "minutes that the limits' slew rates refer to", minimum=1)
+    base_power_w: int | None = key(
+        None, "output without a forecast, W (default: maxpower)", minimum=0, example=1500
+    )
+    send_content_md5: bool = key(True, "send the documented Content-MD5 header")
+    numbers_as: Literal["string", "number"] = key("string", "how ticks and powers are sent")
+    token_margin_s: int = key(300, "renew the login this long before it ends", minimum=0)
+    token_default_s: int = key(3300, "life of a login that does not tell", minimum=1)
+    poll_s: float = key(300.0, "seconds between readings", minimum=0.1)
+    quota_per_day: int | None = key(
+        None, "requests a day that the service grants", minimum=1, example=1000
+    )
+    stale_after_s: float = key(7200.0, "older readings are not trusted for control", minimum=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatteryDevice(Device):
+    api: Literal["v1", "v2"] = key("v1", "v1: port 8080 without token; v2: Auth-Token")
+    token: str | None = key(None, "Auth-Token of api v2", secret=True, example="change-me")
+    capacity_wh: int = required("usable energy, Wh", minimum=1, example=10000)
+    max_charge_w: int = required("largest charging power, W", minimum=0, example=3300)
+    max_discharge_w: int = required("largest discharging power, W", minimum=0, example=3300)
+    soc_min: float = key(10.0, "discharge stops here, % of USOC", minimum=0, maximum=100)
+    soc_max: float = key(100.0, "charge stops here, % of USOC", minimum=0, maximum=100)
+    soc_hyst: float = key(3.0, "released again this far inside the limit, %", minimum=0, maximum=50)
+    eff_charge: float = key(0.95, "charging efficiency, 0..1", minimum=0.1, maximum=1)
+    eff_discharge: float = key(0.95, "discharging efficiency, 0..1", minimum=0.1, maximum=1)
+    keepalive_s: float = key(30.0, "an unchanged setpoint is repeated this often", minimum=1)
+    deadband_w: int = key(50, "smaller changes are not sent unless a limit needs them", minimum=0)
+    min_sustain_s: int = key(900, "a setpoint must be holdable at least this long", minimum=1)
+    verify_after_s: float = key(15.0, "a setpoint must show in the status by then", minimum=1)
+
+
+DEVICE_TYPES: dict[str, type[BluegenDevice] | type[BatteryDevice]] = {
+    "bluegen": BluegenDevice,
+    "battery": BatteryDevice,
+}
+DEVICE_TYPES_TO_COME = ("myems", "reengen")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    data_dir: Path = required(
+        "our own PostgreSQL and keys (default: $STATE_DIRECTORY, else the user's data folder)",
+        example="/var/lib/fpd",
+    )
+    key_file: Path | None = key(
+        None,
+        "key that encrypts stored secrets, made at the first start (default: data_dir/fpd.key)",
+        example="/var/lib/fpd/fpd.key",
+    )
+    http: Http = field(default_factory=Http)
+    database: Database = field(default_factory=Database)
+    mqtt: Mqtt = field(default_factory=Mqtt)
+    oscp: Oscp = field(default_factory=Oscp)
+    measurements: Measurements = field(default_factory=Measurements)
+    control: Control = field(default_factory=Control)
+    devices: tuple[BluegenDevice | BatteryDevice, ...] = field(
+        default=(), metadata={"why": "the devices that fpd drives", "key": "device"}
+    )
+    log: Log = field(default_factory=Log)
+
+    @property
+    def public_url(self) -> str:
+        """Where peers reach us, without a trailing slash."""
+        if self.http.public_url is not None:
+            return self.http.public_url.rstrip("/")
+        scheme = "https" if self.http.tls_cert else "http"
+        return f"{scheme}://{self.http.listen}"
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What several keys of one table must keep together, once each is right by itself.
+
+    `hold` is given the table's values by key, defaults included.
+    """
+
+    keys: frozenset[str]
+    expected: str
+    hold: Callable[[Mapping[str, Any]], bool]
+
+
+def _both(first: str, second: str) -> Together:
+    return Together(
+        frozenset({first, second}),
+        f"{first} and {second} together",
+        lambda table: (table[first] is None) == (table[second] is None),
+    )
+
+
+TOGETHER: Mapping[type, tuple[Together, ...]] = {
+    Http: (_both("tls_cert", "tls_key"),),
+    Mqtt: (
+        Together(
+            frozenset({"password", "username"}),
+            "username beside password",
+            lambda mqtt: mqtt["password"] is None or mqtt["username"] is not None,
+        ),
+        Together(
+            frozenset({"ca_file", "url"}),
+            "an mqtts:// url beside ca_file",
+            lambda mqtt: mqtt["ca_file"] is None or mqtt["url"].startswith("mqtts://"),
+        ),
+    ),
+    Device: (_both("node_id", "source_id"),),
+    BatteryDevice: (
+        Together(
+            frozenset({"soc_min", "soc_max"}),
+            "soc_min below soc_max",
+            lambda battery: battery["soc_min"] < battery["soc_max"],
+        ),
+        Together(
+            frozenset({"api", "token"}),
+            "a token beside api v2",
+            lambda battery: battery["api"] == "v1" or battery["token"] is not None,
+        ),
+    ),
+}

@@ -1,0 +1,116 @@
+"""The state of the link with one peer, and what each event does to it. All of it is here.
+
+    | event             | prov.  | regg.  | regd.  | online | offl.  | unreg. | failed |
+    |-------------------|--------|--------|--------|--------|--------|--------|--------|
+    | register          | regg.  | regg.  | regg.  | regg.  | regg.  | regg.  | regg.  |
+    | register_accepted | –      | regd.  | –      | –      | –      | –      | regd.  |
+    | register_refused  | –      | failed | –      | –      | –      | –      | –      |
+    | put_register      | 403    | regd.  | regd.  | regd.  | regd.  | 403    | 403    |
+    | unregister        | 403    | unreg. | unreg. | unreg. | unreg. | 403    | 403    |
+    | handshake         | 403    | online | online | online | online | 403    | 403    |
+    | acknowledge       | 403    | online | online | online | online | 403    | 403    |
+    | message           | 403    | 403    | 403    | –      | 403    | 403    | 403    |
+    | silence           | –      | –      | –      | offl.  | –      | –      | –      |
+    | not_handshaken    | –      | –      | –      | regd.  | regd.  | –      | –      |
+
+(provisioned, registering, registered, online, offline, unregistered, failed; a message is a
+heartbeat, a forecast or anything else that needs a handshake.)
+
+"–" leaves the state alone: such events are ours and may arrive late. A refusal is a 403
+(OSCP 2.0 §4.1.3 as two implementers read it: messages before the handshake).
+
+Interpretation: a handshake counts for inbound messages from our 204 on, not from the 204 to
+our acknowledge: a peer that got the acknowledge may speak before we have noted its answer.
+Interpretation: decision P5, a restart keeps the state; P8, a group may lack an optimizer.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from fpd.errors import Forbidden
+
+
+class Link(StrEnum):
+    PROVISIONED = "provisioned"
+    REGISTERING = "registering"
+    REGISTERED = "registered"
+    ONLINE = "online"
+    OFFLINE = "offline"
+    UNREGISTERED = "unregistered"
+    FAILED = "failed"
+
+
+class LinkEvent(StrEnum):
+    REGISTER = "register"
+    REGISTER_ACCEPTED = "register_accepted"
+    REGISTER_REFUSED = "register_refused"
+    PUT_REGISTER = "put_register"
+    UNREGISTER = "unregister"
+    HANDSHAKE = "handshake"
+    ACKNOWLEDGE = "acknowledge"
+    MESSAGE = "message"
+    SILENCE = "silence"
+    NOT_HANDSHAKEN = "not_handshaken"
+
+
+_KNOWN = frozenset({Link.REGISTERING, Link.REGISTERED, Link.ONLINE, Link.OFFLINE})
+
+# event → (states in which it applies, state after it; None: stays, may it be ignored elsewhere)
+_TABLE: dict[LinkEvent, tuple[frozenset[Link], Link | None, bool]] = {
+    LinkEvent.REGISTER: (frozenset(Link), Link.REGISTERING, False),
+    LinkEvent.REGISTER_ACCEPTED: (
+        frozenset({Link.REGISTERING, Link.FAILED}),
+        Link.REGISTERED,
+        True,
+    ),
+    LinkEvent.REGISTER_REFUSED: (frozenset({Link.REGISTERING}), Link.FAILED, True),
+    LinkEvent.PUT_REGISTER: (_KNOWN, Link.REGISTERED, False),
+    LinkEvent.UNREGISTER: (_KNOWN, Link.UNREGISTERED, False),
+    LinkEvent.HANDSHAKE: (_KNOWN, Link.ONLINE, False),
+    LinkEvent.ACKNOWLEDGE: (_KNOWN, Link.ONLINE, False),
+    LinkEvent.MESSAGE: (frozenset({Link.ONLINE}), None, False),
+    LinkEvent.SILENCE: (frozenset({Link.ONLINE}), Link.OFFLINE, True),
+    LinkEvent.NOT_HANDSHAKEN: (frozenset({Link.ONLINE, Link.OFFLINE}), Link.REGISTERED, True),
+}
+
+_REFUSALS = {
+    Link.PROVISIONED: "register first",
+    Link.REGISTERING: "shake hands first",
+    Link.REGISTERED: "shake hands first",
+    Link.OFFLINE: "you were offline: shake hands first",
+    Link.UNREGISTERED: "you unregistered: register first",
+    Link.FAILED: "the registration failed: register again",
+}
+
+
+def after(link: Link, event: LinkEvent) -> Link:
+    """Return the state that follows `event`. Raises Forbidden when it is not allowed now."""
+    states, following, ignorable = _TABLE[event]
+    if link in states:
+        return link if following is None else following
+    if ignorable:
+        return link
+    raise Forbidden(_REFUSALS[link])
+
+
+def offline_at(promised_at: datetime, *, now: datetime, grace: timedelta) -> datetime:
+    """Return when a peer that promised `promised_at` counts as offline (decision P6).
+
+    >>> from datetime import UTC
+    >>> noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    >>> offline_at(noon + timedelta(seconds=60), now=noon, grace=timedelta(seconds=5)).second
+    5
+    """
+    return promised_at + grace if promised_at > now else now
+
+
+def silence_allowed(interval_s: float) -> timedelta:
+    """Return how long a peer that was asked for a heartbeat every `interval_s` may be silent."""
+    return timedelta(seconds=3 * interval_s)
+
+
+def next_heartbeat(interval_s: float) -> timedelta:
+    """Return the wait between two heartbeats of ours: well inside the peer's interval."""
+    return timedelta(seconds=0.8 * interval_s)

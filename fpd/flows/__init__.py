@@ -1,0 +1,1 @@
+"""What happens when…: claim, decide (domain), act, settle."""

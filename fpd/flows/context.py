@@ -1,0 +1,44 @@
+"""What every flow may use: wired once in `fpd.app`, handed around explicitly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from fpd.config import Config
+from fpd.metrics import Metrics
+from fpd.mqtt.client import MqttClient
+from fpd.oscp.client import PeerClient
+from fpd.store.db import Database
+from fpd.store.vault import Vault
+
+
+class Spawn(Protocol):
+    """Starts work that the app owns: awaited at the end, and a bug in it ends the process."""
+
+    def __call__(self, work: Coroutine[Any, Any, None], *, name: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Bells:
+    """Which loop to ring when something was owed to it. Set by the app; until then silent."""
+
+    delivery: Callable[[], None] = field(default=lambda: None)
+    publishing: Callable[[], None] = field(default=lambda: None)
+    control: Callable[[], None] = field(default=lambda: None)
+    heartbeats: Callable[[], None] = field(default=lambda: None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    config: Config
+    clock: Callable[[], datetime]
+    db: Database
+    vault: Vault
+    metrics: Metrics
+    peers: PeerClient
+    mqtt: MqttClient
+    spawn: Spawn
+    bells: Bells = field(default_factory=Bells)

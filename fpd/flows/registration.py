@@ -1,0 +1,215 @@
+"""A peer registers: three tokens, one transaction, our Register owed (OSCP 2.0 §2.6.1, §4.3.1.1).
+
+The peer's first token came to it outside OSCP. It registers with a token for us, we answer 204
+and then register back with a new token for it. Until that new token is used the old one keeps
+working, so a peer can never be locked out by a lost answer (decision P1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+
+import structlog
+from psycopg import AsyncConnection
+from psycopg.errors import UniqueViolation
+
+from fpd.domain.link import LinkEvent, after
+from fpd.errors import Forbidden, Malformed, NoCommonVersion
+from fpd.flows.context import Context
+from fpd.flows.inbound import Inbound, once
+from fpd.oscp import guard, messages
+from fpd.oscp.headers import new_request_id
+from fpd.store import events, outbox, peers
+from fpd.store.outbox import Owed
+
+log = structlog.get_logger()
+
+VERSION = "2.0"
+# The answer to a request leaves within this time or never; then our own message goes anyway.
+HELD_BACK = timedelta(seconds=3)
+_OVERLAP = timedelta(seconds=60)
+
+
+def new_token() -> str:
+    """Return a token for a peer: 48 random bytes, 64 characters."""
+    return secrets.token_urlsafe(48)
+
+
+def sha256(token: str) -> bytes:
+    """Return what is stored of an inbound token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def base_url(context: Context) -> str:
+    """Return where peers reach our OSCP door."""
+    return f"{context.config.public_url}/oscp/fp/{VERSION}"
+
+
+async def authenticate(context: Context, token: str) -> int:
+    """Return the id of the peer that this token belongs to. Raises Forbidden."""
+    digest, now = sha256(token), context.clock()
+    async with context.db.connection() as conn:
+        bearer = await peers.find_bearer(conn, sha256=digest, now=now)
+        if bearer is None:
+            raise Forbidden("the token is not known or no longer valid")
+        if not bearer.enabled:
+            raise Forbidden("this peer is disabled")
+        if bearer.offered:
+            await peers.settle_token(conn, sha256=digest)
+    return bearer.peer_id
+
+
+async def register(context: Context, inbound: Inbound, message: messages.Register) -> str | None:
+    """Register a peer, again or for the first time; return the id of the Register we owe back.
+
+    Raises NoCommonVersion, Malformed (the URL is forbidden or taken by another peer).
+    """
+    url = _chosen(context, message)
+    token, request_id, now = new_token(), new_request_id(), context.clock()
+    reply = messages.Register(
+        token=token, version_url=(messages.VersionUrl(VERSION, base_url(context)),)
+    )
+    async with context.db.transaction() as conn, once(context, conn, inbound, now) as peer:
+        if peer is None:
+            return None
+        link = after(peer.link, LinkEvent.REGISTER)
+        await _save(context, conn, peer, link, url, message.token, now)
+        await peers.offer_token(conn, peer_id=peer.id, sha256=sha256(token), now=now)
+        await outbox.supersede(
+            conn,
+            peer_id=peer.id,
+            lane=outbox.LINK,
+            operations=("register", "handshake", "handshake_acknowledge"),
+            now=now,
+        )
+        owed = Owed(
+            peer_id=peer.id,
+            lane=outbox.LINK,
+            operation="register",
+            body=context.vault.seal(messages.encode(reply)),
+            sealed=True,
+            request_id=request_id,
+            correlation_id=inbound.request_id,
+            due_at=now + HELD_BACK,
+        )
+        await outbox.owe(conn, [owed], now=now)
+        await events.record(
+            conn,
+            kind="peer.registering",
+            at=now,
+            user_id=peer.user_id,
+            peer_id=peer.id,
+            data={"baseUrl": url},
+        )
+    log.info("peer.registering", peer=peer.id, base_url=url)
+    return request_id
+
+
+async def update(context: Context, inbound: Inbound, message: messages.Register) -> None:
+    """PUT register: a new token for us, a new base URL, no counter-message; then shake hands."""
+    url, now = _chosen(context, message), context.clock()
+    async with context.db.transaction() as conn, once(context, conn, inbound, now) as peer:
+        if peer is None:
+            return
+        link = after(peer.link, LinkEvent.PUT_REGISTER)
+        await _save(context, conn, peer, link, url, message.token, now)
+        await peers.want_handshake(conn, peer_id=peer.id, now=now + HELD_BACK)
+        await events.record(
+            conn, kind="peer.registration_updated", at=now, user_id=peer.user_id, peer_id=peer.id
+        )
+    log.info("peer.registration_updated", peer=peer.id, base_url=url)
+
+
+async def unregister(context: Context, inbound: Inbound) -> None:
+    """DELETE register: forget the tokens, stop sending; the groups fall back as if offline."""
+    now = context.clock()
+    async with context.db.transaction() as conn, once(context, conn, inbound, now) as peer:
+        if peer is None:
+            return
+        link = after(peer.link, LinkEvent.UNREGISTER)
+        await peers.set_link(conn, peer_id=peer.id, link=link, now=now)
+        await peers.drop_tokens(conn, peer_id=peer.id)
+        await outbox.abandon(conn, peer_id=peer.id, now=now)
+        await events.record(
+            conn, kind="peer.unregistered", at=now, user_id=peer.user_id, peer_id=peer.id
+        )
+    context.bells.control()
+    log.info("peer.unregistered", peer=peer.id)
+
+
+async def accepted(context: Context, conn: AsyncConnection, *, peer_id: int, now: datetime) -> None:
+    """The peer took our Register: the old token ends soon, an optimizer is shaken hands with."""
+    peer = await peers.lock(conn, peer_id=peer_id)
+    if peer is None:
+        return
+    link = after(peer.link, LinkEvent.REGISTER_ACCEPTED)
+    await peers.set_link(conn, peer_id=peer_id, link=link, now=now)
+    await peers.retire_old_tokens(conn, peer_id=peer_id, valid_until=now + _OVERLAP)
+    await peers.want_handshake(conn, peer_id=peer_id, now=now)
+    await events.record(conn, kind="peer.registered", at=now, user_id=peer.user_id, peer_id=peer_id)
+    log.info("peer.registered", peer=peer_id)
+
+
+async def refused(
+    context: Context, conn: AsyncConnection, *, peer_id: int, status: int | None, now: datetime
+) -> None:
+    """The peer refused our Register: the registration has failed until somebody registers again."""
+    peer = await peers.lock(conn, peer_id=peer_id)
+    if peer is None:
+        return
+    link = after(peer.link, LinkEvent.REGISTER_REFUSED)
+    await peers.set_link(conn, peer_id=peer_id, link=link, now=now)
+    await events.record(
+        conn,
+        kind="peer.registration_failed",
+        at=now,
+        user_id=peer.user_id,
+        peer_id=peer_id,
+        data={"status": status},
+    )
+    log.warning("peer.registration_failed", peer=peer_id, status=status)
+
+
+def _chosen(context: Context, message: messages.Register) -> str:
+    """Return the base URL of the version that both speak, normalised."""
+    for offer in message.version_url:
+        if offer.version == VERSION:
+            break
+    else:
+        raise NoCommonVersion(f"version_url: only OSCP {VERSION} is spoken here")
+    settings = context.config.oscp
+    try:
+        return guard.check_url(
+            offer.base_url,
+            require_https=settings.require_https,
+            allowed_networks=settings.allowed_networks,
+        )
+    except Malformed as error:
+        raise Malformed(f"version_url: base_url: {error}") from None
+
+
+async def _save(
+    context: Context,
+    conn: AsyncConnection,
+    peer: peers.Peer,
+    link: str,
+    url: str,
+    token: str,
+    now: datetime,
+) -> None:
+    if not token.isascii() or not token.isprintable():
+        raise Malformed("token: expected printable ASCII characters")
+    try:
+        await peers.save_registration(
+            conn,
+            peer_id=peer.id,
+            link=link,
+            base_url=url,
+            oscp_version=VERSION,
+            outbound_token_sealed=context.vault.seal(token),
+            now=now,
+        )
+    except UniqueViolation:
+        raise Malformed("version_url: base_url: another peer of this role has it") from None

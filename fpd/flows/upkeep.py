@@ -1,0 +1,23 @@
+"""What would grow for ever is dropped once nothing can ask for it any more."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from fpd.flows.context import Context
+from fpd.store import events, inbox, outbox
+
+# X-Request-IDs are remembered this long (design §7).
+_IDS = timedelta(hours=24)
+_SETTLED = timedelta(days=30)
+_EVENTS = timedelta(days=400)
+
+
+async def step(context: Context) -> bool:
+    """Drop old request ids, settled messages and events."""
+    now = context.clock()
+    async with context.db.connection() as conn:
+        await inbox.forget(conn, before=now - _IDS)
+        await outbox.forget(conn, before=now - _SETTLED)
+        await events.forget(conn, before=now - _EVENTS)
+    return False

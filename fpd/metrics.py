@@ -1,0 +1,70 @@
+"""What the daemon counts, for Prometheus; one registry per process, none global."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCIES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """Every series of fpd. Labels are few and bounded: never a token, an address or a free text."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        # doors
+        self.requests = Counter(
+            "fpd_http_requests", "HTTP requests answered", ["route", "status"], registry=registry
+        )
+        self.request_s = Histogram(
+            "fpd_http_request_seconds",
+            "Time to answer",
+            ["route"],
+            registry=registry,
+            buckets=_LATENCIES_S,
+        )
+        # protocol
+        self.messages_in = Counter(
+            "fpd_oscp_messages_received", "OSCP messages accepted", ["operation"], registry=registry
+        )
+        self.messages_out = Counter(
+            "fpd_oscp_messages_sent",
+            "OSCP messages tried",
+            ["operation", "outcome"],
+            registry=registry,
+        )
+        self.message_s = Histogram(
+            "fpd_oscp_message_seconds",
+            "Time a peer took to answer",
+            ["operation"],
+            registry=registry,
+            buckets=_LATENCIES_S,
+        )
+        self.links = Gauge("fpd_peer_links", "Peers by link state", ["link"], registry=registry)
+        self.outbox = Gauge("fpd_outbox_pending", "Messages still owed to peers", registry=registry)
+        # datum
+        self.datum_in = Counter(
+            "fpd_datum_received", "Datum taken in", ["door", "outcome"], registry=registry
+        )
+        self.publications = Counter(
+            "fpd_mqtt_published", "MQTT messages acknowledged by the broker", registry=registry
+        )
+        self.measurements = Counter(
+            "fpd_measurement_periods",
+            "Measurement periods closed",
+            ["audience", "outcome"],
+            registry=registry,
+        )
+        # control
+        self.commands = Counter(
+            "fpd_device_commands", "Commands to devices", ["device", "outcome"], registry=registry
+        )
+        self.device_reading_at = Gauge(
+            "fpd_device_reading_timestamp_seconds",
+            "Time of a device's last reading",
+            ["device"],
+            registry=registry,
+        )
+        # process
+        self.up = Gauge("fpd_up", "1 while what is named can be used", ["part"], registry=registry)
+        self.passes = Counter("fpd_loop_passes", "Passes of the loops", ["loop"], registry=registry)

@@ -1,0 +1,58 @@
+"""Secrets at rest: Fernet (AES-128-CBC with HMAC), one key in a file of mode 0600."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken
+
+from fpd.errors import Misconfigured
+
+
+class Vault:
+    """Seals what must be read again; what need only be compared is hashed instead."""
+
+    def __init__(self, key: bytes) -> None:
+        self._fernet = Fernet(key)
+
+    @classmethod
+    def open(cls, path: Path) -> Vault:
+        """Use the key in `path`, made on first use. Raises Misconfigured if it is unusable."""
+        if not path.exists():
+            _create(path)
+        try:
+            return cls(path.read_bytes().strip())
+        except (OSError, ValueError) as error:
+            raise Misconfigured(f"{path}: not a usable key file: {error}") from error
+
+    def seal(self, secret: str | bytes) -> bytes:
+        """Encrypt."""
+        return self._fernet.encrypt(secret.encode() if isinstance(secret, str) else secret)
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """Decrypt. Raises Misconfigured when another key was used."""
+        try:
+            return self._fernet.decrypt(bytes(sealed))
+        except InvalidToken:
+            raise Misconfigured(
+                "a stored secret does not open with this key file: was it replaced?"
+            ) from None
+
+
+def _create(path: Path) -> None:
+    """Write a new key so that a crash leaves either no file or a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(descriptor, Fernet.generate_key() + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        os.link(draft, path)  # fails if another process was first: its key counts
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()

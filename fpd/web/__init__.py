@@ -1,0 +1,1 @@
+"""The HTTP doors. A handler reads: parse, hand over, answer."""

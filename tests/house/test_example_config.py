@@ -1,0 +1,36 @@
+"""config.example.toml is complete, loads, and says what the defaults are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from example_config import FILE, render
+
+from fpd.config import BatteryDevice, BluegenDevice
+from fpd.config_file import load
+
+HOME = {"HOME": "/home/operator"}
+
+
+def test_the_example_shows_every_key_with_its_default() -> None:
+    assert FILE.read_text(encoding="utf-8") == render(), "run python tests/house/example_config.py"
+
+
+def test_the_example_as_it_stands_is_the_default_configuration() -> None:
+    assert load(FILE, HOME) == load(None, HOME)
+
+
+def test_the_example_with_everything_switched_on_loads(tmp_path: Path) -> None:
+    for name in ("tls.crt", "tls.key", "mqtt-ca.crt", "peers-ca.crt", "bluegen-ca.crt"):
+        (tmp_path / name).touch()
+    text = re.sub(r"(?m)^#(?=[\w\[])", "", FILE.read_text(encoding="utf-8"))
+    text = text.replace("/etc/fpd/", f"{tmp_path}/").replace(
+        '[mqtt]\n# mqtt:// or mqtts:// URL; empty: our own broker on 127.0.0.1:1883\nurl = ""',
+        '[mqtt]\nurl = "mqtts://broker.example.org"',
+    )
+    file = tmp_path / "config.toml"
+    file.write_text(text, encoding="utf-8")
+    config = load(file, HOME)
+    assert [type(device) for device in config.devices] == [BluegenDevice, BatteryDevice]
+    assert config.public_url == "https://fpd.example.org"
