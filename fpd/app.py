@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import signal
 import ssl
 import time
@@ -100,7 +101,7 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
         peers = PeerClient(config.oscp)
         await peers.open()
         stack.push_async_callback(peers.close)
-        watched = Crew()  # short work: messages in flight
+        watched, looping = Crew(), Crew()  # messages in flight, loops
         context = Context(
             config=config,
             clock=clock,
@@ -114,13 +115,14 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
         delivery = Delivery(context)
         loops = _loops(context, delivery)
         stack.push_async_callback(crew.cancel)
-        stack.push_async_callback(_drain, watched, delivery)
+        stack.push_async_callback(_drain, looping, loops, watched, delivery)
         crew.spawn(db.supervise(), name="database")
         crew.spawn(_relay(watched), name="messages in flight")
+        crew.spawn(_relay(looping), name="loops")
         crew.spawn(broker.run(), name="mqtt")
         crew.spawn(ingest.run(context), name="ingest")
         for loop in loops:
-            crew.spawn(loop.run(), name=loop.name)
+            looping.spawn(loop.run(), name=loop.name)
         scheduler = metronome(loops)
         scheduler.start()
         stack.callback(scheduler.shutdown, wait=False)
@@ -150,11 +152,11 @@ async def _mqtt_client(config: Config, stack: contextlib.AsyncExitStack) -> Mqtt
     settings = config.mqtt
     url, username, password = settings.url, settings.username, settings.password
     if not url:
-        broker = EmbeddedBroker("127.0.0.1", 1883)
+        guests = {username or "local": password or _kept_password(config.data_dir)}
+        broker = EmbeddedBroker("127.0.0.1", settings.port, users=guests)
         stack.push_async_callback(broker.stop)
         address = await broker.start()
-        url = f"mqtt://{address.host}:{address.port}"
-        username, password = address.username, address.password
+        url, username, password = address.url, address.username, address.password
     return MqttClient(
         url,
         username=username,
@@ -162,6 +164,15 @@ async def _mqtt_client(config: Config, stack: contextlib.AsyncExitStack) -> Mqtt
         ca_file=settings.ca_file,
         instance=settings.instance,
     )
+
+
+def _kept_password(data_dir: Path) -> str:
+    """Return the password for others on our own broker, made on first start, mode 0600."""
+    path = data_dir / "mqtt.password"
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _loops(context: Context, delivery: Delivery) -> list[Loop]:
@@ -190,15 +201,20 @@ def _loops(context: Context, delivery: Delivery) -> list[Loop]:
     return list(loops.values())
 
 
-async def _relay(watched: Crew) -> None:
-    """A bug while sending a message is a bug of the daemon."""
-    await watched.failed()
-    raise RuntimeError("a message in flight met a bug")
+async def _relay(others: Crew) -> None:
+    """A bug in one of them is a bug of the daemon."""
+    await others.failed()
+    raise RuntimeError("a task met a bug; it is logged above")
 
 
-async def _drain(watched: Crew, delivery: Delivery) -> None:
-    """Let what is in flight arrive and write down what came of it; the rest stays owed."""
-    delivery.close()
+async def _drain(looping: Crew, loops: list[Loop], watched: Crew, delivery: Delivery) -> None:
+    """Finish the steps that were begun, let what is in flight arrive, write down what came of it.
+
+    What has not been begun stays owed; nothing stays claimed.
+    """
+    for loop in loops:
+        loop.stop()
+    await looping.finish(within_s=_DRAIN_S)
     await watched.finish(within_s=_DRAIN_S)
     with contextlib.suppress(FpdError):
         await delivery.drain()

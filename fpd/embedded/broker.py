@@ -1,6 +1,6 @@
 """An MQTT broker inside the daemon, for the demo and for a small site: amqtt, on loopback only.
 
-Its limits, as measured with amqtt 0.12. Who needs more names a real broker in `[mqtt] url`.
+Its limits (amqtt 0.12). Who needs more names a real broker in `[mqtt] url`.
 - MQTT 3.1.1 only: no version 5, no shared subscriptions (`$share`), no `$SYS` topics.
 - Nothing is kept on disk: sessions, queued and retained messages are gone after a restart.
 - A message goes out at the subscriber's QoS, also when it was published with a lower one.
@@ -25,6 +25,14 @@ from typing import Any
 
 import structlog
 
+from fpd.embedded.opening import (
+    MQTT_3_1_1,
+    REFUSAL,
+    REFUSALS,
+    NotMqtt,
+    ReplayedReader,
+    read_opening,
+)
 from fpd.errors import Misconfigured
 
 log = structlog.get_logger()
@@ -32,6 +40,7 @@ log = structlog.get_logger()
 _USERNAME = "fpd"
 _LISTENER = "default"
 _CONNECTIONS_MAX = 256
+_OPENING_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
 
 
@@ -65,8 +74,8 @@ class EmbeddedBroker:
         """Remember what to do; nothing listens before `start`.
 
         Port 0 is any free one, the same after a restart. `users` are those let in beside fpd
-        itself, name → password; a client without a name only when `allow_anonymous`. Raises
-        Misconfigured when `host` is not a loopback address.
+        itself, name → password (one called `fpd` shares fpd's own login); a client without a
+        name only when `allow_anonymous`. Raises Misconfigured when `host` is not loopback.
         """
         if not _is_loopback(host):
             raise Misconfigured(
@@ -75,11 +84,12 @@ class EmbeddedBroker:
             )
         self._host = host
         self._port = port
-        self._users = {**(users or {}), _USERNAME: secrets.token_urlsafe(24)}
+        self._users = {_USERNAME: secrets.token_urlsafe(24), **(users or {})}
         self._allow_anonymous = allow_anonymous
         self._broker: Any = None
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._told: set[int] = set()  # at most 256 protocol levels
 
     @property
     def address(self) -> BrokerAddress:
@@ -98,7 +108,7 @@ class EmbeddedBroker:
         self._broker = _make_broker(self._users, allow_anonymous=self._allow_anonymous)
         await self._broker.start()
         try:
-            self._server = await asyncio.start_server(self._serve, self._host, self._port)
+            self._server = await asyncio.start_server(self._accept, self._host, self._port)
         except OSError as error:
             await self.stop()
             raise Misconfigured(
@@ -127,24 +137,43 @@ class EmbeddedBroker:
         if server is not None:
             log.info("broker.stopped")
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is None or len(self._clients) >= _CONNECTIONS_MAX:
-            writer.close()
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._clients) >= _CONNECTIONS_MAX:
+            log.warning("broker.full", connections=len(self._clients))
+            writer.transport.abort()
             return
-        self._clients.add(task)
-        adapters = importlib.import_module("amqtt.adapters")
+        client = asyncio.create_task(self._serve(reader, writer))
+        self._clients.add(client)
+        client.add_done_callback(self._clients.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await self._broker.external_connected(
-                adapters.StreamReaderAdapter(reader),
-                adapters.StreamWriterAdapter(writer),
-                _LISTENER,
-            )
-        except (OSError, EOFError) as error:
+            async with asyncio.timeout(_OPENING_TIMEOUT_S):
+                taken, level = await read_opening(reader)
+            if level == MQTT_3_1_1:
+                await self._converse(ReplayedReader(taken, reader), writer)
+            else:
+                await self._refuse(level, writer)
+        except (OSError, EOFError, NotMqtt) as error:
             log.debug("broker.client_lost", error=repr(error))
         finally:
-            self._clients.discard(task)
-            writer.close()
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _converse(self, reader: ReplayedReader, writer: asyncio.StreamWriter) -> None:
+        adapters = importlib.import_module("amqtt.adapters")
+        await self._broker.external_connected(
+            reader, adapters.StreamWriterAdapter(writer), _LISTENER
+        )
+
+    async def _refuse(self, level: int, writer: asyncio.StreamWriter) -> None:
+        if level not in self._told:
+            self._told.add(level)
+            log.warning("broker.protocol_refused", protocol_level=level, spoken="MQTT 3.1.1")
+        writer.write(REFUSALS.get(level, REFUSAL))
+        await writer.drain()
+        writer.write_eof()
 
 
 def _is_loopback(host: str) -> bool:

@@ -215,7 +215,9 @@ class EmbeddedPostgres:
             await _end(process)
             raise
         if status != 0:
-            raise Misconfigured(f"initdb failed ({status}): {self._last_words()}")
+            raise Misconfigured(
+                f"initdb failed ({status}) as {launcher.identity}: {self._last_words()}"
+            )
         unfinished.rename(self._cluster)
         files.sync(self._directory)
         log.info("postgres.cluster_created", directory=str(self._cluster), version=launcher.major)

@@ -33,13 +33,12 @@ class Delivery:
         self._context = context
         self._in_flight = 0
         self._answers: list[tuple[Claimed, Answer]] = []
-        self._closing = False
 
     async def step(self) -> bool:
         """Settle what was answered, claim what is due, start sending it."""
         await self._settle()
         free = _IN_FLIGHT - self._in_flight
-        if self._closing or free <= 0:
+        if free <= 0:
             return False
         context = self._context
         now = context.clock()
@@ -50,10 +49,6 @@ class Delivery:
             self._in_flight += 1
             context.spawn(self._send(message), name=f"{message.operation} to {message.peer_id}")
         return False
-
-    def close(self) -> None:
-        """Claim nothing more; what is in flight may arrive."""
-        self._closing = True
 
     async def drain(self) -> None:
         """Write down the last answers; called once nothing is in flight any more."""

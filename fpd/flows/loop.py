@@ -33,15 +33,23 @@ class Loop:
         self._ring = asyncio.Event()
         self._passes = metrics.passes.labels(name)
         self._away = False
+        self._stopping = False
 
     def ring(self) -> None:
         """Ask for a pass soon."""
         self._ring.set()
 
+    def stop(self) -> None:
+        """Let `run` return after the step it is in, so that no claim is left half-way."""
+        self._stopping = True
+        self.ring()
+
     async def run(self) -> None:
-        """Serve rings until cancelled."""
+        """Serve rings until stopped."""
         while True:
             await self._ring.wait()
+            if self._stopping:
+                return
             self._ring.clear()
             await self._pass()
             self.progress_at = asyncio.get_running_loop().time()
@@ -49,7 +57,7 @@ class Loop:
 
     async def _pass(self) -> None:
         try:
-            while await self._step():
+            while await self._step() and not self._stopping:
                 self.progress_at = asyncio.get_running_loop().time()
         except Unavailable as error:
             if not self._away:

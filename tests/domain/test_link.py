@@ -18,8 +18,13 @@ def test_a_valid_token_may_always_register(link: Link) -> None:
 @pytest.mark.parametrize("link", [Link.PROVISIONED, Link.UNREGISTERED, Link.FAILED])
 @pytest.mark.parametrize(
     "event",
-    [LinkEvent.HANDSHAKE, LinkEvent.ACKNOWLEDGE, LinkEvent.MESSAGE, LinkEvent.UNREGISTER,
-     LinkEvent.PUT_REGISTER],
+    [
+        LinkEvent.HANDSHAKE,
+        LinkEvent.ACKNOWLEDGE,
+        LinkEvent.MESSAGE,
+        LinkEvent.UNREGISTER,
+        LinkEvent.PUT_REGISTER,
+    ],
 )
 def test_an_unregistered_peer_may_say_nothing_else(link: Link, event: LinkEvent) -> None:
     with pytest.raises(Forbidden, match="register"):

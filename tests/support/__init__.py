@@ -1,0 +1,1 @@
+"""What several rooms' tests need. Import as `support.…`: pytest puts tests/ on the path."""
