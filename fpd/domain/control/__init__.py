@@ -1,0 +1,1 @@
+"""From what a group may do to what a device is told."""
