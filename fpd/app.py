@@ -27,18 +27,11 @@ from fpd.crew import Crew
 from fpd.embedded.broker import EmbeddedBroker
 from fpd.embedded.postgres import EmbeddedPostgres, running_url
 from fpd.errors import FpdError, Misconfigured
-from fpd.flows import (
-    control,
-    devices,
-    handshake,
-    heartbeat,
-    ingest,
-    measurements,
-    publishing,
-    upkeep,
-)
+from fpd.flows import handshake, heartbeat, ingest, measurements, publishing, upkeep
 from fpd.flows.context import Bells, Context
+from fpd.flows.control import Control
 from fpd.flows.delivery import Delivery
+from fpd.flows.devices import Devices
 from fpd.flows.loop import Loop
 from fpd.jobs import metronome
 from fpd.metrics import Metrics
@@ -112,8 +105,9 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
             mqtt=broker,
             spawn=watched.spawn,
         )
-        delivery = Delivery(context)
-        loops = _loops(context, delivery)
+        delivery, visits = Delivery(context), Devices(context)
+        loops = _loops(context, delivery, visits)
+        stack.push_async_callback(visits.close)
         stack.push_async_callback(crew.cancel)
         stack.push_async_callback(_drain, looping, loops, watched, delivery)
         crew.spawn(db.supervise(), name="database")
@@ -175,26 +169,26 @@ def _kept_password(data_dir: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
-def _loops(context: Context, delivery: Delivery) -> list[Loop]:
+def _loops(context: Context, delivery: Delivery, visits: Devices) -> list[Loop]:
     """Return every loop, and let those who owe work ring the right one."""
 
-    def loop(name: str, step: Callable[[Context], Awaitable[bool]], every_s: float) -> Loop:
-        return Loop(name, partial(step, context), every_s=every_s, metrics=context.metrics)
-
-    delivering = Loop("delivery", delivery.step, every_s=1.0, metrics=context.metrics)
+    steps: dict[str, tuple[Callable[[], Awaitable[bool]], float]] = {
+        "heartbeats": (partial(heartbeat.step, context), 0.2),
+        "silence": (partial(heartbeat.notice_silence, context), 0.5),
+        "handshakes": (partial(handshake.step, context), 0.5),
+        "delivery": (delivery.step, 1.0),
+        "publishing": (partial(publishing.step, context), 1.0),
+        "measurements": (partial(measurements.step, context), 1.0),
+        "devices": (visits.step, 0.5),
+        "control": (Control(context, visits).step, 0.5),
+        "upkeep": (partial(upkeep.step, context), 3600.0),
+    }
     loops = {
-        "heartbeats": loop("heartbeats", heartbeat.step, 0.2),
-        "silence": loop("silence", heartbeat.notice_silence, 0.5),
-        "handshakes": loop("handshakes", handshake.step, 0.5),
-        "delivery": delivering,
-        "publishing": loop("publishing", publishing.step, 1.0),
-        "measurements": loop("measurements", measurements.step, 1.0),
-        "devices": loop("devices", devices.step, 0.5),
-        "control": loop("control", control.step, 0.5),
-        "upkeep": loop("upkeep", upkeep.step, 3600.0),
+        name: Loop(name, step, every_s=every_s, metrics=context.metrics)
+        for name, (step, every_s) in steps.items()
     }
     bells: Bells = context.bells
-    bells.delivery = delivering.ring
+    bells.delivery = loops["delivery"].ring
     bells.publishing = loops["publishing"].ring
     bells.control = loops["control"].ring
     bells.heartbeats = loops["heartbeats"].ring
