@@ -84,15 +84,23 @@ class Subscribe:
 class Mqtt:
     url: str = key(
         "",
-        "mqtt:// or mqtts:// URL; empty: our own broker on 127.0.0.1:1883",
+        "mqtt:// or mqtts:// URL; empty: our own broker on 127.0.0.1",
         schemes=("mqtt", "mqtts"),
         blank=True,
     )
+    port: int = key(1883, "port of our own broker; 0: a free one", minimum=0, maximum=65535)
     encoding: Literal["json", "cbor"] = key("json", "how datum are published")
     qos: Literal[0, 1] = key(1, "quality of service of what is published")
     retain: bool = key(False, "ask the broker to keep the last datum of each topic")
-    username: str | None = key(None, "broker account", example="fpd")
-    password: str | None = key(None, "broker password", secret=True, example="change-me")
+    username: str | None = key(
+        None, "broker account; of our own broker: who is let in (default: local)", example="fpd"
+    )
+    password: str | None = key(
+        None,
+        "its password (default for our own broker: made in data_dir/mqtt.password)",
+        secret=True,
+        example="change-me",
+    )
     ca_file: Path | None = key(
         None,
         "certificate authority for mqtts:// (PEM)",

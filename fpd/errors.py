@@ -34,6 +34,14 @@ class NoCommonVersion(FpdError):
     """The peer speaks no OSCP version that we speak (501)."""
 
 
+class TooMany(FpdError):
+    """More requests, or more failed credentials, than are granted (429)."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class Unavailable(FpdError):
     """Something that we depend on is away; trying again later is right (503)."""
 

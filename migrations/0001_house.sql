@@ -30,7 +30,7 @@ create table peer (
     enabled                   boolean not null,
     base_url                  text,
     oscp_version              text not null,
-    service_props             jsonb,
+    service_props             json,            -- json, not jsonb: keys keep their order
     secrets_sealed            bytea,           -- credentials out of service_props, encrypted
     link                      text not null default 'provisioned'
                               check (link in ('provisioned', 'registering', 'registered', 'online',
@@ -214,6 +214,7 @@ create table publication (
     created_at   timestamptz not null,
     leased_until timestamptz
 );
+create index publication_leased on publication (leased_until) where leased_until is not null;
 
 create table stream (
     id         bigint generated always as identity primary key,
@@ -245,25 +246,34 @@ create table measurement_due (
     start_at     timestamptz not null,
     due_at       timestamptz not null,
     leased_until timestamptz,
+    bridges      jsonb,                        -- asset → property → what resets have taken
     primary key (group_id, audience)
 );
 create index measurement_due_at on measurement_due (due_at);
 
 create table device_state (
-    name         text primary key,
-    type         text not null,
-    health       text not null,
-    detail       text,
-    reading      jsonb,
-    reading_at   timestamptz,
-    wanted       jsonb,
-    wanted_at    timestamptz,
-    confirmed    jsonb,
-    confirmed_at timestamptz,
-    memory       jsonb,                        -- what the adapter must remember between runs
-    due_at       timestamptz not null,
-    leased_until timestamptz,
-    modified_at  timestamptz not null
+    name           text primary key,
+    type           text not null,
+    health         text not null,
+    detail         text,
+    reading        jsonb,
+    reading_at     timestamptz,
+    wanted         jsonb,                      -- what control decided last
+    wanted_at      timestamptz,                -- when control last stood by it
+    plan           jsonb,                      -- why, and what control must remember
+    group_id       bigint references capacity_group on delete set null,
+    envelope_id    bigint references envelope on delete set null,
+    told           jsonb,                      -- what the device was sent last
+    told_at        timestamptz,
+    confirmed      jsonb,                      -- what the device was seen to follow
+    confirmed_at   timestamptz,
+    attempts       integer not null default 0, -- how often it did not follow, in a row
+    failures       integer not null default 0, -- how often it could not be reached, in a row
+    memory         jsonb,                      -- what the adapter must remember between runs
+    due_at         timestamptz not null,       -- next reading
+    command_due_at timestamptz,                -- next command; null: nothing to send
+    leased_until   timestamptz,
+    modified_at    timestamptz not null
 );
 
 -- Every command to a device and what came of it.

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import aiohttp
 import msgspec
 
+from fpd.domain.control.ticks import UnitLimits
 from fpd.errors import DeviceError
 
 Memory = Mapping[str, Any]
@@ -52,16 +53,6 @@ Command = Setpoint | Profile | Release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a fuel cell accepts: W, and the largest change of W from one tick to the next."""
-
-    min_w: float
-    max_w: float
-    step_up_w: int
-    step_dn_w: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """Readings of one instant, as they go into the device's datum stream (decision D2)."""
 
@@ -73,7 +64,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a device said.
+    """What a device said. `recent`: earlier (at, output_w), oldest first.
 
     `at`: when the values were true as far as is known. `output_w`: delivered to the site, None
     if unknown. `dispatchable`: it would follow a command; if not, `detail` says why. `profiling`
@@ -85,9 +76,10 @@ class Reading:
     dispatchable: bool
     detail: str | None = None
     soc: float | None = None
-    limits: Limits | None = None
+    limits: UnitLimits | None = None
     profiling: bool = True
     profile_id: int | None = None
+    recent: tuple[tuple[datetime, float], ...] = ()
     samples: tuple[Sample, ...] = ()
     memory: Memory = field(default_factory=dict)
 
@@ -107,7 +99,7 @@ class Outcome:
     result: Result
     memory: Memory
     detail: str | None = None
-    limits: Limits | None = None
+    limits: UnitLimits | None = None
 
 
 class Source(Protocol):
@@ -132,8 +124,16 @@ class Actuator(Protocol):
         ...
 
     @property
-    def verify_after_s(self) -> float:
-        """A reading taken this long after a command must show it."""
+    def verify_after_s(self) -> float | None:
+        """A reading taken this long after a command must show it.
+
+        None: the device is slow, and a command is confirmed by what `apply` reads back.
+        """
+        ...
+
+    @property
+    def tries(self) -> int:
+        """Leave a device alone for a while that did not follow so often in a row."""
         ...
 
     async def apply(self, command: Command, memory: Memory) -> Outcome:
@@ -151,6 +151,11 @@ class Adapter(Source, Actuator, Protocol):
     @property
     def visit_s(self) -> float:
         """The longest that one reading and one command together may take."""
+        ...
+
+    @property
+    def backoff_s(self) -> tuple[float, float]:
+        """The first and the longest wait after it could not be reached."""
         ...
 
 

@@ -211,9 +211,7 @@ def _instant(created: object) -> datetime:
 
 
 def _numbers(found: object, where: str) -> dict[str, Decimal]:
-    return {
-        (known := _name(name)): _number(known, value) for name, value in _class(found, where)
-    }
+    return {(known := _name(name)): _number(known, value) for name, value in _class(found, where)}
 
 
 def _statuses(found: object) -> dict[str, Status]:

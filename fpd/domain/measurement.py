@@ -1,17 +1,17 @@
 """What the assets did in a period: statistics of readings, energy of registers; exact.
 
-Pure rational arithmetic, rounded once, where a number is reported. A gap stays a gap: what was
-not read is not reported, and never counts as zero.
+Sums are exact decimals, quotients rational, and rounded once, where a number is reported. A gap
+stays a gap: what was not read is not reported, and never counts as zero.
 
 Sources: OSCP 2.0 §4 (measurements), SolarNetwork's statistic types, decisions P9 and P11.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from fractions import Fraction
 from typing import Final
@@ -26,7 +26,8 @@ HOLD: Final = timedelta(minutes=15)
 # Between two readings of a register further apart than this nothing is interpolated.
 REACH: Final = timedelta(days=1)
 
-_DIGITS: Final = 9  # decimal places of a reported number
+_PLACES: Final = 9  # decimal places of a reported number
+_EXACT: Final = Context(prec=2000)  # the sum of any two doubles has fewer digits
 
 
 class Statistic(StrEnum):
@@ -44,7 +45,7 @@ class Statistic(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Reading:
     at: datetime
-    value: Fraction
+    value: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +70,18 @@ def period_at(instant: datetime, period_s: int) -> Period:
 def together(series: Sequence[Sequence[Reading]]) -> tuple[Reading, ...]:
     """Return the sum of several instantaneous properties over time, each held until its next.
 
-    Nothing before each of them was read once: a sum with a missing part is not the sum.
+    It begins where each of them was read once: a sum with a missing part is not the sum.
     """
     if len(series) == 1:
         return tuple(series[0])
-    known: dict[int, Fraction] = {}
-    at_instant: dict[datetime, Fraction] = {}
+    known: dict[int, Decimal] = {}
+    sums: dict[datetime, Decimal] = {}
     events = sorted((r.at, index, r.value) for index, part in enumerate(series) for r in part)
     for at, index, value in events:
         known[index] = value
         if len(known) == len(series):
-            at_instant[at] = sum(known.values(), Fraction(0))
-    return tuple(Reading(at, value) for at, value in at_instant.items())
+            sums[at] = _sum(known.values())
+    return tuple(Reading(at, value) for at, value in sums.items())
 
 
 def statistic(kind: Statistic, readings: Sequence[Reading], period: Period) -> Fraction | None:
@@ -88,30 +89,28 @@ def statistic(kind: Statistic, readings: Sequence[Reading], period: Period) -> F
 
     `readings` are in order of time. The last one before the start is the value that the period
     begins with, if it is younger than HOLD; Minimum, Maximum and Count are of what was read in
-    the period itself. Start is what the period begins with, else the first reading in it.
+    the period itself.
     """
     inside = [r for r in readings if period.start_at <= r.at < period.end_at]
     if not inside:
         return None
     held = [r for r in readings if period.start_at - HOLD < r.at < period.start_at][-1:]
-    begins = held or inside[:1]
-    if inside[0].at == period.start_at:
-        begins = inside[:1]
+    first = inside[0] if not held or inside[0].at == period.start_at else held[0]
     match kind:
         case Statistic.AVERAGE:
             return _average([*held, *inside], period)
         case Statistic.COUNT:
             return Fraction(len(inside))
         case Statistic.MINIMUM:
-            return min(r.value for r in inside)
+            return Fraction(min(r.value for r in inside))
         case Statistic.MAXIMUM:
-            return max(r.value for r in inside)
+            return Fraction(max(r.value for r in inside))
         case Statistic.START:
-            return begins[0].value
+            return Fraction(first.value)
         case Statistic.END:
-            return inside[-1].value
+            return Fraction(inside[-1].value)
         case Statistic.DIFFERENCE:
-            return inside[-1].value - begins[0].value
+            return Fraction(inside[-1].value) - Fraction(first.value)
 
 
 def _average(readings: Sequence[Reading], period: Period) -> Fraction:
@@ -119,8 +118,8 @@ def _average(readings: Sequence[Reading], period: Period) -> Fraction:
     starts = [max(r.at, period.start_at) for r in readings]
     ends = [*starts[1:], period.end_at]
     weights = [(end - start) // _MICROSECOND for start, end in zip(starts, ends, strict=True)]
-    weighted = sum((r.value * w for r, w in zip(readings, weights, strict=True)), Fraction(0))
-    return weighted / sum(weights)
+    parts = [_EXACT.multiply(r.value, w) for r, w in zip(readings, weights, strict=True)]
+    return Fraction(_sum(parts)) / sum(weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,98 +127,114 @@ class Energy:
     """What a register says about a period.
 
     `register` is its level at `until_at`, resets bridged: it never falls. `gained` is the energy
-    from `from_at` to `until_at`, None when it was read once only. Both instants are the period's
+    from `from_at` to `until_at`, None when it was read only once. Both instants are the period's
     edges where readings lie on both sides of them, else those of the outermost readings in it.
-    `settled`: the end is known for good, no later reading of now can change it. `bridge` is what
-    resets have taken from the register before the period's end, to be given to the next period.
     """
 
     register: Fraction
     gained: Fraction | None
     from_at: datetime
     until_at: datetime
-    settled: bool
-    bridge: Fraction
 
 
-def energy(
-    readings: Sequence[Reading], period: Period, *, bridge: Fraction = Fraction(0)
-) -> Energy | None:
-    """Return what the readings of one register say about a period; None when that is nothing.
+@dataclass(frozen=True, slots=True)
+class Register:
+    """The readings of an accumulating property, raised so that they never fall.
 
-    `readings`, in order of time, reach from the last one at or before the start to the first one
-    at or after the end. Between two of them the register is taken to rise evenly.
+    `bridge` is what resets had taken from it up to the first reading. The readings, in order of
+    time, reach from the last one at or before a period's start to the first one at or after its
+    end. Between two of them the register is taken to rise evenly.
 
     Interpretation: a register that falls was reset or exchanged; what it counted between the two
     readings is unknown and counts as nothing, so energy is never negative and never invented.
     """
-    levels, bridges = _bridged(readings, bridge)
-    inside = [r for r in levels if period.start_at <= r.at <= period.end_at]
-    start = _level(levels, period.start_at) or (inside[0] if inside else None)
-    end = _level(levels, period.end_at) or (inside[-1] if inside else None)
-    if start is None or end is None:
-        return None
-    before_end = [b for r, b in zip(levels, bridges, strict=True) if r.at < period.end_at]
-    return Energy(
-        register=end.value,
-        gained=end.value - start.value if start.at < end.at else None,
-        from_at=start.at,
-        until_at=end.at,
-        settled=end.at == period.end_at,
-        bridge=before_end[-1] if before_end else bridge,
-    )
 
+    readings: Sequence[Reading]
+    bridge: Decimal = Decimal(0)
 
-def _bridged(
-    readings: Sequence[Reading], bridge: Fraction
-) -> tuple[list[Reading], list[Fraction]]:
-    """Return the readings raised so that they never fall, and by how much each was."""
-    levels: list[Reading] = []
-    bridges: list[Fraction] = []
-    last: Fraction | None = None
-    for reading in readings:
-        if last is not None and reading.value < last:
-            bridge += last - reading.value
-        last = reading.value
-        levels.append(Reading(reading.at, reading.value + bridge))
-        bridges.append(bridge)
-    return levels, bridges
+    def energy(self, period: Period) -> Energy | None:
+        """Return what is known about a period; None when that is nothing."""
+        raised = [Reading(r.at, _EXACT.add(r.value, b)) for r, b in self._bridges()]
+        inside = [r for r in raised if period.start_at <= r.at <= period.end_at]
+        start = _level(raised, period.start_at) or _outermost(inside[:1])
+        end = _level(raised, period.end_at) or _outermost(inside[-1:])
+        if start is None or end is None:
+            return None
+        return Energy(
+            register=end.value,
+            gained=end.value - start.value if start.at < end.at else None,
+            from_at=start.at,
+            until_at=end.at,
+        )
 
+    def bridge_at(self, instant: datetime) -> Decimal:
+        """Return what resets have taken up to `instant`: where the next period begins."""
+        return ([self.bridge] + [b for r, b in self._bridges() if r.at <= instant])[-1]
 
-def _level(levels: Sequence[Reading], at: datetime) -> Reading | None:
-    """Return the level at an instant, interpolated; None when it is not between two readings."""
-    earlier = [r for r in levels if r.at <= at][-1:]
-    later = [r for r in levels if r.at >= at][:1]
-    if not earlier or not later:
-        return None
-    low, high = earlier[0], later[0]
-    if low.at == high.at:
-        return Reading(at, low.value)
-    if high.at - low.at > REACH:
-        return None
-    part = Fraction((at - low.at) // _MICROSECOND, (high.at - low.at) // _MICROSECOND)
-    return Reading(at, low.value + (high.value - low.value) * part)
+    def _bridges(self) -> list[tuple[Reading, Decimal]]:
+        bridge, last = self.bridge, None
+        found = []
+        for reading in self.readings:
+            if last is not None and reading.value < last:
+                bridge = _EXACT.add(bridge, _EXACT.subtract(last, reading.value))
+            last = reading.value
+            found.append((reading, bridge))
+        return found
 
 
 def sum_of(energies: Iterable[Energy]) -> Energy:
-    """Return the energy of several registers read as one (at least one)."""
+    """Return the energy of several registers (at least one) read as one."""
     found = list(energies)
-    gains = [e.gained for e in found]
+    gains = [e.gained for e in found if e.gained is not None]
     return Energy(
         register=sum((e.register for e in found), Fraction(0)),
-        gained=None if None in gains else sum((g for g in gains if g is not None), Fraction(0)),
+        gained=sum(gains, Fraction(0)) if len(gains) == len(found) else None,
         from_at=min(e.from_at for e in found),
         until_at=max(e.until_at for e in found),
-        settled=all(e.settled for e in found),
-        bridge=sum((e.bridge for e in found), Fraction(0)),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Level:
+    at: datetime
+    value: Fraction
+
+
+def _outermost(readings: Sequence[Reading]) -> _Level | None:
+    return _Level(readings[0].at, Fraction(readings[0].value)) if readings else None
+
+
+def _level(readings: Sequence[Reading], at: datetime) -> _Level | None:
+    """Return the level at an instant, interpolated; None when it is not between two readings."""
+    earlier = [r for r in readings if r.at <= at][-1:]
+    later = [r for r in readings if r.at >= at][:1]
+    if not earlier or not later:
+        return None
+    low, high = earlier[0], later[0]
+    apart = high.at - low.at
+    if apart > REACH:
+        return None
+    value = Fraction(low.value)
+    if apart:
+        part = Fraction((at - low.at) // _MICROSECOND, apart // _MICROSECOND)
+        value += (Fraction(high.value) - value) * part
+    return _Level(at, value)
+
+
+def _sum(values: Iterable[Decimal]) -> Decimal:
+    total = Decimal(0)
+    for value in values:
+        total = _EXACT.add(total, value)
+    return total
+
+
 def reported(value: Fraction) -> Decimal:
-    """Return the number that goes into a message: nine decimal places, no trailing zeros.
+    """Return the number that goes into a message: at most nine decimal places.
 
     >>> reported(Fraction(2, 3)), reported(Fraction(1200))
     (Decimal('0.666666667'), Decimal('1200'))
     """
-    digits = Decimal(round(value * 10**_DIGITS)).scaleb(-_DIGITS)
-    return Decimal(f"{digits.normalize():f}")
+    units = round(value * 10**_PLACES)
+    whole, rest = divmod(abs(units), 10**_PLACES)
+    text = f"{'-' if units < 0 else ''}{whole}.{rest:0{_PLACES}d}"
+    return Decimal(text.rstrip("0").rstrip("."))

@@ -63,23 +63,21 @@ class ControlDoor:
         return reply(self._simulator.switchboard.now)
 
     async def change(self, request: web.Request) -> web.Response:
-        switchboard = self._simulator.switchboard
+        simulator = self._simulator
         try:
-            switchboard.change(await _body(request))
+            simulator.switch(await _body(request))
         except Malformed as error:
-            answer = {"message": str(error), "known": switchboard.known()}
+            answer = {"message": str(error), "known": simulator.switchboard.known()}
             return reply(answer, status=HTTPStatus.BAD_REQUEST)
-        self._simulator.changes.notify()
-        response = reply(switchboard.now)
+        response = reply(simulator.quirks)
         await response.prepare(request)
         await response.write_eof()
-        if refused_s := switchboard.now.refuse_connections_s:
-            self._simulator.spawn(self._simulator.refuse_connections(refused_s))
+        if refused_s := simulator.quirks.refuse_connections_s:
+            simulator.spawn(simulator.refuse_connections(refused_s))
         return response
 
     async def behave(self, request: web.Request) -> web.Response:
-        self._simulator.switchboard.reset()
-        self._simulator.changes.notify()
+        self._simulator.switch(None)
         return await self.quirks(request)
 
     async def state(self, request: web.Request) -> web.Response:

@@ -31,7 +31,7 @@ _SECRET_FIELDS = frozenset({"token", "jwt", "password"})
 _COALESCE_S = 0.02
 
 
-class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Entry(msgspec.Struct, kw_only=True):
     """One exchange: written when it begins, completed when it is answered.
 
     `direction` is `in` (somebody called us) or `out` (we called). `status` is the HTTP status,
@@ -205,6 +205,8 @@ def presentable(body: bytes) -> msgspec.Raw:
     if not body:
         return msgspec.Raw(b"null")
     try:
+        if not any(f'"{name}"'.encode() in body for name in _SECRET_FIELDS):
+            return msgspec.json.decode(body, type=msgspec.Raw).copy()
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError):
         value = body.decode("utf-8", "backslashreplace")

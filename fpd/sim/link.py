@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from fpd.errors import Misconfigured
-from fpd.sim.journal import last_four
+from fpd.sim.journal import iso, last_four
 
 State = Literal["unregistered", "registering", "registered", "online"]
 _REMEMBERED = 500
@@ -21,8 +21,10 @@ class Link(msgspec.Struct, kw_only=True):
     """Tokens, agreed settings and what is outstanding.
 
     `outbound_token` is what we show the FP, `inbound_token` what the FP must show us;
-    `previous_inbound_token` lives on until the new one has been used. `send_interval_s` is how
-    often the FP wants our heartbeats, None for never; `offline_mode_at` is the FP's deadline.
+    `previous_inbound_token` lives on until the new one has been used. `first_token_used_up`:
+    the token that we gave the FP to register with is dead. `send_interval_s` is how often the
+    FP wants our heartbeats, None for never; `offline_mode_at` is the FP's deadline. The lists
+    hold the request ids of messages whose answers must name them.
     """
 
     state: State = "unregistered"
@@ -33,6 +35,7 @@ class Link(msgspec.Struct, kw_only=True):
     send_interval_s: float | None = None
     offline_mode_at: datetime | None = None
     wanted_by_fp: tuple[str, ...] = ()
+    first_token_used_up: bool = False
     registers: list[str] = msgspec.field(default_factory=list)
     handshakes: list[str] = msgspec.field(default_factory=list)
     forecasts: list[str] = msgspec.field(default_factory=list)
@@ -54,9 +57,12 @@ class Link(msgspec.Struct, kw_only=True):
             "outbound_token": last_four(self.outbound_token),
             "inbound_token": last_four(self.inbound_token),
             "send_interval_s": self.send_interval_s,
-            "offline_mode_at": self.offline_mode_at,
+            "offline_mode_at": iso(self.offline_mode_at),
             "measurements_wanted_by_fp": self.wanted_by_fp,
         }
+
+
+_decoder = msgspec.json.Decoder(Link)
 
 
 def remember(ids: list[str], request_id: str) -> None:
@@ -65,22 +71,24 @@ def remember(ids: list[str], request_id: str) -> None:
     del ids[:-_REMEMBERED]
 
 
-def load(path: Path | None) -> Link:
-    """Return the link as it was kept in `path`, a new one when there is none."""
-    if path is None or not path.exists():
+def load(file: str) -> Link:
+    """Return the link as it was kept in `file`, a new one when there is none."""
+    path = Path(file)
+    if not file or not path.exists():
         return Link()
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Link)
+        return _decoder.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
         raise Misconfigured(f"{path}: not the state of a simulated peer: {error}") from error
 
 
-def save(link: Link, path: Path | None) -> None:
+def save(link: Link, file: str) -> None:
     """Keep `link`, tokens included, readable by its owner only; never half a file."""
-    if path is None:
+    if not file:
         return
+    path = Path(file)
     written = path.with_name(f"{path.name}.new")
     descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(link))
+    with os.fdopen(descriptor, "wb") as open_file:
+        open_file.write(msgspec.json.encode(link))
     written.replace(path)

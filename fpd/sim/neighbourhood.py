@@ -23,7 +23,6 @@ from fpd.errors import FpdError
 
 GROUP = "demo-group"
 NODE = 1
-BATTERY_W = 3300
 _MANAGE = "/solaruser/api/v1/sec/user/oscp"
 _START_S = 30.0
 _STOP_S = 20.0
@@ -259,9 +258,15 @@ def _peer(name: str) -> dict[str, Any]:
     return {"name": name, "oscpVersion": "2.0", "enabled": True}
 
 
-_BLUEGEN: Sequence[str] = ("--username", "demo", "--password", "demo", "--unit", "249")
-_BATTERY: Sequence[str] = ("--capacity-wh", "10000", "--usoc", "70")
-_SITE: Sequence[str] = ("--node-id", str(NODE), "--period", "1", "--backfill", "180", "--meter")
+# Real units report every few minutes and take a profile within the hour; nobody waits that long.
+_BLUEGEN = (
+    "--activation-delay-s", "2", "--sample-period-s", "2", "--report-delay-s", "0",
+)  # fmt: skip
+_BATTERY = ("--capacity-wh", "10000", "--usoc", "70")
+_SITE = (
+    "--node-id", str(NODE), "--period", "1", "--backfill", "180", "--meter",
+    "--load", "load/1=2800", "--load", "load/2=1400~200", "--samples", "load/2",
+)  # fmt: skip
 
 _CONFIG = """\
 data_dir = "{folder}/data"

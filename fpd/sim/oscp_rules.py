@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 Rule = Callable[[Any, str], Iterator[str]]
 
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PHASES = ("UNKNOWN", "ONE", "TWO", "THREE", "ALL")
 
 
@@ -100,10 +101,10 @@ def _ends_after_start(value: Any, at: str) -> Iterator[str]:
 
 
 def read_instant(value: Any) -> datetime | None:
-    """Return the instant that `value` names, None if it names none."""
+    """Return the instant that `value` names, in UTC; None if it names none."""
     try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+        return _EPOCH + (datetime.fromisoformat(value) - _EPOCH)
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -117,11 +118,7 @@ HANDSHAKE = record(
     {},
     {
         "required_behaviour": record(
-            {
-                "measurement_configuration": array(
-                    one_of("CONTINUOUS", "INTERMITTENT"), unique=True
-                )
-            },
+            {"measurement_configuration": array(one_of("CONTINUOUS", "INTERMITTENT"), unique=True)},
             {"heartbeat_interval": number(1)},
         )
     },

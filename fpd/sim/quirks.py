@@ -32,11 +32,14 @@ class Quirks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     delay_s: Annotated[float, Meta(ge=0, description="wait this long before each answer")] = 0.0
     tarpit: Annotated[bool, Meta(description="take every request and never answer")] = False
     drop: Annotated[bool, Meta(description="cut the connection instead of answering")] = False
+    lose_answer: Annotated[
+        bool, Meta(description="do what is asked, then cut the connection instead of answering")
+    ] = False
     hang_after_headers: Annotated[
         bool, Meta(description="send status and headers, then never the body")
     ] = False
     fault_path: Annotated[
-        str, Meta(description="delay_s, tarpit, drop and hang only on paths containing this")
+        str, Meta(description="the faults above but answer_status only on paths containing this")
     ] = ""
     refuse_connections_s: Annotated[
         float, Meta(ge=0, description="close the port for so long, the control door included")

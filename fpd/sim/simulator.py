@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
@@ -46,7 +46,8 @@ class Simulator(Generic[Q]):
     """A server that remembers: `start()` returns its base URL, `stop()` leaves nothing behind.
 
     Subclasses give `role`, `routes()` and `state()`, and may add `actions`, `begin()` (called
-    once it listens), `end()` (called before it closes) and `refused()` (the form of a no).
+    once it listens), `end()` (called when it no longer does), `advance()` and `refused()` (the
+    form of a no).
     """
 
     role: ClassVar[str]
@@ -76,11 +77,24 @@ class Simulator(Generic[Q]):
         """Return what `GET /_sim/state` shows."""
         raise AssertionError(f"{type(self).__name__} must say what it shows")
 
+    def advance(self) -> None:
+        """Bring what is simulated up to now, under the quirks in force."""
+
+    def switch(self, changes: Mapping[str, Any] | None) -> None:
+        """Change quirks (None: behave again); what happened until now happened under the old."""
+        self.advance()
+        if changes is None:
+            self.switchboard.reset()
+        else:
+            self.switchboard.change(changes)
+        self.advance()
+        self.changes.notify()
+
     async def begin(self) -> None:
         """Start what runs by itself."""
 
     async def end(self) -> None:
-        """Close what `begin` opened."""
+        """Close what `begin` opened; not called if it never listened."""
 
     def refused(self, refusal: Refusal) -> web.Response:
         return reply({"message": refusal.message}, status=refusal.status)
@@ -98,13 +112,14 @@ class Simulator(Generic[Q]):
 
     async def stop(self) -> None:
         self._closing.set()
-        await self.end()
+        if self._runner is not None:
+            await self._runner.cleanup()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self.url:
+            await self.end()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` beside the server until it ends or the simulator stops."""
@@ -126,7 +141,7 @@ class Simulator(Generic[Q]):
         for connection in runner.server.connections:
             connection.force_close()
         await asyncio.sleep(duration_s)
-        self.switchboard.change({"refuse_connections_s": None})
+        self.switch({"refuse_connections_s": None})
         await self._listen(runner)
 
     async def _listen(self, runner: web.AppRunner) -> None:
@@ -145,14 +160,24 @@ class Simulator(Generic[Q]):
         body = await request.read()
         entry = self.journal.begin("in", request.method, request.path_qs, request.headers, body)
         request[ENTRY] = entry
-        if self.switchboard.hits(request.path) and await self._misbehaves(request, entry):
+        hit = self.switchboard.hits(request.path)
+        if hit and await self._misbehaves(request, entry):
             return web.Response()
         forced = self.switchboard.forced_answer(request.path)
         response = _forced(forced) if forced else await self._answer(request, handler)
-        self.journal.settle(entry, status=response.status, answer=_body(response))
+        lost = hit and self.quirks.lose_answer
+        self.journal.settle(
+            entry,
+            status=response.status,
+            answer=_body(response),
+            note="answer lost" if lost else None,
+        )
         follow_ups = self._follow_ups.pop(entry.seq, [])
-        await response.prepare(request)
-        await response.write_eof()
+        if lost:
+            _cut(request)
+        else:
+            await response.prepare(request)
+            await response.write_eof()
         for work in follow_ups:
             self.spawn(work)
         return response
@@ -167,6 +192,9 @@ class Simulator(Generic[Q]):
         except web.HTTPException as refused:
             entry.invalid += (f"{request.method} {request.path}: {refused.reason}",)
             return self.refused(Refusal(refused.status, refused.reason))
+        except Exception:
+            self.journal.settle(entry, note="our own error")
+            raise
 
     async def _misbehaves(self, request: web.Request, entry: Entry) -> bool:
         """Apply the network quirks; True when the connection ended without a proper answer."""
@@ -184,8 +212,7 @@ class Simulator(Generic[Q]):
             await self._until_left(request)
         else:
             return False
-        if request.transport is not None:
-            request.transport.abort()
+        _cut(request)
         return True
 
     async def _until_left(self, request: web.Request) -> None:
@@ -193,6 +220,11 @@ class Simulator(Generic[Q]):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), _LOOK_AGAIN_S)
                 return
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _forced(rule: StatusRule) -> web.Response:

@@ -116,25 +116,29 @@ async def load(
 ) -> dict[int, tuple[Forecast, ...]]:
     """Return per group what can matter at or after `at`, in the order of receipt.
 
-    That is every block that has not ended, and the newest message of each (peer, type) whole,
-    because its last block may be held.
+    That is every block that has not ended, and whole those messages of each (peer, type) that
+    came or end last, because their last blocks may be held.
     """
     cursor = conn.cursor(row_factory=class_row(_BlockRow))
     await cursor.execute(
         """
-        with newest as (
-            select distinct on (group_id, peer_id, type) id
-              from forecast
-             where group_id = any(%(groups)s)
-             order by group_id, peer_id, type, received_at desc, id desc
+        with held as (
+            (select distinct on (group_id, peer_id, type) id
+               from forecast
+              where group_id = any(%(groups)s)
+              order by group_id, peer_id, type, received_at desc, id desc)
+            union
+            (select distinct on (group_id, peer_id, type) id
+               from forecast
+              where group_id = any(%(groups)s)
+              order by group_id, peer_id, type, ends_at desc, id desc)
         )
         select f.id, f.group_id, f.peer_id, f.type, f.received_at,
                b.start_at, b.end_at, b.capacity, b.unit, b.phase
           from forecast as f
           join forecast_block as b on b.forecast_id = f.id
          where f.group_id = any(%(groups)s)
-           and (b.end_at > %(at)s or f.id in (select id from newest))
-           and (f.ends_at > %(at)s or f.id in (select id from newest))
+           and (f.ends_at > %(at)s and b.end_at > %(at)s or f.id in (select id from held))
          order by f.group_id, f.received_at, f.id, b.position
         """,
         {"groups": list(group_ids), "at": at},

@@ -7,8 +7,8 @@ token and sees what belongs to its user.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeVar
@@ -17,7 +17,6 @@ import msgspec
 from aiohttp import web
 
 from fpd import __version__
-from fpd.config import Device
 from fpd.errors import Unavailable
 from fpd.flows.context import Context
 from fpd.store import overview
@@ -40,11 +39,15 @@ def routes() -> Iterable[web.RouteDef]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What fpd knows at one instant; `known` is None while the database does not answer."""
+    """What fpd knows at one instant; `known` is None while the database does not answer.
+
+    `configured`: the devices of the configuration; what is known of others is history.
+    """
 
     version: str
     at: datetime
     broker_ok: bool
+    configured: frozenset[str]
     known: overview.Overview | None
 
 
@@ -110,8 +113,8 @@ async def within(
 async def snapshot(context: Context, *, user_id: int | None) -> Status:
     """Return the status as the user may see it, None: all of it. Raises nothing but bugs."""
     now = context.clock()
-    devices = [d for d in context.config.devices if user_id in (None, d.user_id)]
-    names = None if user_id is None else [device.name for device in devices]
+    devices = context.config.devices
+    names = None if user_id is None else [d.name for d in devices if d.user_id == user_id]
 
     async def ask() -> overview.Overview:
         async with context.db.transaction() as conn:
@@ -122,18 +125,13 @@ async def snapshot(context: Context, *, user_id: int | None) -> Status:
         known = await within(context, PATIENCE_S, ask, name="status")
     except Unavailable:
         known = None
-    else:
-        known = replace(known, devices=_with_configured(known.devices, devices))
-    return Status(version=__version__, at=now, broker_ok=context.mqtt.connected, known=known)
-
-
-def _with_configured(
-    seen: Sequence[overview.Device], configured: Sequence[Device]
-) -> tuple[overview.Device, ...]:
-    """Return what is known of devices, and that nothing is known yet of the other configured."""
-    names = {device.name for device in seen}
-    silent = [overview.unseen(d.name, d.type) for d in configured if d.name not in names]
-    return tuple(sorted((*seen, *silent), key=lambda device: device.name))
+    return Status(
+        version=__version__,
+        at=now,
+        broker_ok=context.mqtt.connected,
+        configured=frozenset(device.name for device in devices),
+        known=known,
+    )
 
 
 async def _status(request: web.Request) -> web.Response:
@@ -191,6 +189,7 @@ def _group(group: overview.Group) -> dict[str, Any]:
         "identifier": group.identifier,
         "name": group.name,
         "enabled": group.enabled,
+        "capacityScope": "Flexible" if group.flexible else "Net",
         "envelope": _envelope(group.envelope) if group.envelope else None,
         "measuredW": measured.power_w if measured else None,
         "measuredAt": rfc3339(measured.at) if measured else None,
@@ -220,6 +219,7 @@ def _device(device: overview.Device) -> dict[str, Any]:
         "readingAt": rfc3339(device.reading_at),
         "wanted": device.wanted,
         "wantedAt": rfc3339(device.wanted_at),
+        "why": device.why,
         "told": device.told,
         "toldAt": rfc3339(device.told_at),
         "confirmed": device.confirmed,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as trying
 from hypothesis import strategies as st
 
-from fpd.config import BatteryDevice, BluegenDevice, Config, Subscribe
+from fpd.config import DEVICE_TYPES, BatteryDevice, BluegenDevice, Config, Subscribe
 from fpd.config_file import ConfigFaults, load
 from fpd.config_lines import locate
+from fpd.config_values import settings
 
 HOME = {"HOME": "/home/operator"}
+
+# The machine may be busy with other tests: slowness proves nothing here.
+unhurried = trying(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 BATTERY = """
 [[device]]
@@ -369,11 +375,14 @@ x = 1.5
     assert ("http",) not in lines
 
 
+@unhurried
 @given(
     st.dictionaries(
         st.text("abc-_1", min_size=1),
         st.one_of(
-            st.integers(), st.booleans(), st.text(st.characters(exclude_categories=["Cs", "Cc"]))
+            st.integers(),
+            st.booleans(),
+            st.text(st.characters(max_codepoint=0x2FF, exclude_categories=["Cc"])),
         ),
         max_size=8,
     )
@@ -388,3 +397,65 @@ def test_lines_are_found_for_any_key_and_value(table: dict[str, object]) -> None
     lines = locate(text)
     assert {key for (key,) in lines} == table.keys() == tomllib.loads(text).keys()
     assert all(written[line - 1].startswith(f"{key} = ") for (key,), line in lines.items())
+
+
+ANY_TEXT = st.text(st.characters(max_codepoint=0x2FF))
+ANY_VALUE = st.one_of(
+    st.booleans(),
+    st.integers(),
+    st.sampled_from(["nan", "inf", "-inf", "1e400", "1979-05-27T07:32:00Z", "07:32:00"]),
+    ANY_TEXT.map(json.dumps),
+    st.sampled_from(["{}", "[]", "[[]]", "[{}]", "[1, 'x', {a = 1}]", "{a.b = [1]}"]),
+    st.sampled_from(["a://", "http://[", "mqtt://x:99999", "[::]:1", "~nobody/x", "//", "#", "+"])
+    .map(json.dumps),
+)  # fmt: skip
+ANY_KEY = st.sampled_from(
+    [
+        *((table.key, key) for table in settings(Config).values() if table.table
+          for setting in settings(table.table).values() for key in setting.keys),
+        *(("device", key) for cls in DEVICE_TYPES.values()
+          for setting in settings(cls).values() for key in setting.keys),
+        *((key,) for setting in settings(Config).values() for key in setting.keys),
+    ]
+)  # fmt: skip
+
+
+@unhurried
+@given(st.dictionaries(ANY_KEY, ANY_VALUE, max_size=4))
+def test_nothing_in_a_file_is_worse_than_a_fault(
+    tmp_path_factory: pytest.TempPathFactory, given: dict[tuple[str, ...], object]
+) -> None:
+    written = {key: str(value).lower() if value in (True, False) else value
+               for key, value in given.items()}  # fmt: skip
+    lines = [f"{key} = {value}" for (key, *inner), value in written.items() if not inner]
+    lines += [f"{table}.{key[0]} = {value}" for (table, *key), value in written.items()
+              if key and table != "device"]  # fmt: skip
+    lines += ["[[device]]", 'type = "battery"'] * any(key[0] == "device" for key in written)
+    lines += [f"{key[0]} = {value}" for (table, *key), value in written.items()
+              if key and table == "device" and key != ["type"]]  # fmt: skip
+    told(tmp_path_factory.getbasetemp(), "\n".join(lines), {})
+
+
+@unhurried
+@given(
+    st.dictionaries(
+        st.sampled_from(["FPD_DATA_DIR", "FPD_HTTP__LISTEN", "FPD_OSCP__ALLOWED_NETWORKS",
+                         "FPD_MQTT__SUBSCRIBE", "FPD_DEVICE", "FPD_MQTT__QOS", "FPD_LOG__LEVEL",
+                         "FPD_CONTROL__INTERVAL_S", "FPD_DATABASE__URL_FILE", "FPD_", "FPD___"]),
+        st.one_of(ANY_TEXT, st.sampled_from(["[", "[[1]]", '[{"topic": "#"}]', "1,2", "{}"])),
+    )
+)  # fmt: skip
+def test_nothing_in_the_environment_is_worse_than_a_fault(
+    tmp_path_factory: pytest.TempPathFactory, environ: dict[str, str]
+) -> None:
+    told(tmp_path_factory.getbasetemp(), "", environ)
+
+
+def told(folder: Path, text: str, environ: dict[str, str]) -> None:
+    file = folder / "any.toml"
+    file.write_text(text, encoding="utf-8")
+    try:
+        assert isinstance(load(file, HOME | environ), Config)
+    except ConfigFaults as refused:
+        assert refused.faults
+        assert all(fault.expected and "\n" not in str(fault) for fault in refused.faults)

@@ -26,7 +26,7 @@ def test_the_example_with_everything_switched_on_loads(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     text = re.sub(r"(?m)^#(?=[\w\[])", "", FILE.read_text(encoding="utf-8"))
     text = text.replace("/etc/fpd/", f"{tmp_path}/").replace(
-        '[mqtt]\n# mqtt:// or mqtts:// URL; empty: our own broker on 127.0.0.1:1883\nurl = ""',
+        '[mqtt]\n# mqtt:// or mqtts:// URL; empty: our own broker on 127.0.0.1\nurl = ""',
         '[mqtt]\nurl = "mqtts://broker.example.org"',
     )
     file = tmp_path / "config.toml"

@@ -1,0 +1,253 @@
+"""Forecasts become what devices do: re-read the world, decide, want what differs.
+
+Each pass takes the groups that are due, reads all that decides about them in a few queries,
+computes without I/O and writes down: the envelope in force when it has changed, what each device
+is wanted to do, and when to look again. Visits (`flows.devices`) do the talking, so nothing here
+waits for a device, and a slow one delays nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import structlog
+from psycopg import AsyncConnection
+
+from fpd.adapters.device import Release
+from fpd.config import BatteryDevice, BluegenDevice
+from fpd.domain.forecast import Envelope, Forecast, envelope_at, envelopes
+from fpd.flows import device_rules as rules
+from fpd.flows import fuel_cells, steering
+from fpd.flows.context import Context
+from fpd.flows.control_settings import Settings, properties_of, settings_of
+from fpd.flows.devices import Devices
+from fpd.flows.steering import Measured, Steered, Wanted
+from fpd.store import control, devices, forecasts
+from fpd.store.control import Asset, DueGroup, EnvelopeRow, Latest, Property
+from fpd.store.devices import DeviceState, Wish
+
+log = structlog.get_logger()
+
+_LEASE = timedelta(seconds=30)
+_BATCH = 100
+_STALE_METER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All that decides about some groups, as of one instant."""
+
+    forecasts: Mapping[int, tuple[Forecast, ...]]
+    in_force: Mapping[int, EnvelopeRow]
+    assets: Mapping[int, Sequence[Asset]]
+    states: Mapping[str, DeviceState]
+    latest: Mapping[Property, Latest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What becomes of one group. `envelope` None: the one in force stays."""
+
+    group_id: int
+    envelope: EnvelopeRow | None
+    wanted: Sequence[Wanted]
+    due_at: datetime
+
+
+class Control:
+    """Looks at the groups that are due."""
+
+    def __init__(self, context: Context, visits: Devices) -> None:
+        self._context = context
+        self._visits = visits
+        self._configured = {device.name: device for device in context.config.devices}
+        self._warned: dict[int, str | None] = {}
+
+    async def step(self) -> bool:
+        """Decide about at most a batch of groups; True if there may be more."""
+        context = self._context
+        now = context.clock()
+        async with context.db.transaction() as conn:
+            await control.enrol(conn, now=now)
+            await self._let_go(conn, now)
+            due = await control.claim(conn, now=now, lease=_LEASE, limit=_BATCH)
+        if not due:
+            return False
+        settings = {group.group_id: settings_of(group.control) for group in due}
+        async with context.db.connection() as conn:
+            snapshot = await self._look(conn, due, settings, now)
+        decisions = [self._decide(group, settings[group.group_id], snapshot, now) for group in due]
+        async with context.db.transaction() as conn:
+            await _write(conn, decisions, snapshot, now)
+        await self._visits.step()
+        return len(due) == _BATCH
+
+    async def _let_go(self, conn: AsyncConnection, now: datetime) -> None:
+        """Release the devices that no asset uses any more."""
+        names = await devices.orphans(conn, names=list(self._configured))
+        if names:
+            released = rules.stored(Release())
+            plan = {"reason": "no asset uses it any more"}
+            wishes = [Wish(name=name, wanted=released, plan=plan) for name in names]
+            await devices.want(conn, wishes, now=now)
+
+    async def _look(
+        self,
+        conn: AsyncConnection,
+        due: Sequence[DueGroup],
+        settings: Mapping[int, Settings],
+        now: datetime,
+    ) -> Snapshot:
+        group_ids = [group.group_id for group in due]
+        by_group: dict[int, list[Asset]] = {group_id: [] for group_id in group_ids}
+        for asset in await control.assets(conn, group_ids=group_ids):
+            by_group[asset.group_id].append(asset)
+        wanted = [
+            property_
+            for group in due
+            for property_, _ in properties_of(
+                settings[group.group_id], by_group[group.group_id], user_id=group.user_id
+            )
+        ]
+        return Snapshot(
+            forecasts=await forecasts.load(conn, group_ids=group_ids, at=now),
+            in_force=await control.newest_envelopes(conn, group_ids=group_ids),
+            assets=by_group,
+            states=await devices.load(conn, names=list(self._configured)),
+            latest=await control.latest(conn, properties=wanted, now=now),
+        )
+
+    def _decide(
+        self, group: DueGroup, settings: Settings, snapshot: Snapshot, now: datetime
+    ) -> Decision:
+        ask = {
+            "provider_online": group.provider_online,
+            "optimizer_online": group.optimizer_online,
+        }
+        messages = snapshot.forecasts[group.group_id]
+        envelope = envelope_at(messages, at=now, terms=settings.terms, **ask)
+        row = _changed(group, envelope, snapshot.in_force.get(group.group_id))
+        steered = self._steered(snapshot.assets[group.group_id], snapshot.states)
+        cells = [d for d in steered if isinstance(d.config, BluegenDevice)]
+        batteries = [d for d in steered if isinstance(d.config, BatteryDevice)]
+        if not group.enabled:
+            wanted = steering.rest(steered, "the group is disabled")
+        else:
+            measured = self._measured(group, settings, snapshot, now)
+            wanted = steering.batteries(
+                batteries,
+                cells,
+                envelope=envelope,
+                measured=measured,
+                margin=settings.margin,
+                now=now,
+            )
+            if cells:
+                since = now if row is not None else snapshot.in_force[group.group_id].from_at
+                of = fuel_cells.window(since=since, now=now)
+                week = envelopes(
+                    messages, start_at=of.start_at, end_at=of.end_at, terms=settings.terms, **ask
+                )
+                wanted += fuel_cells.profiles(cells, week=week, of=of)
+        next_at = now + timedelta(seconds=self._context.config.control.interval_s)
+        if envelope.end_at is not None:
+            next_at = min(next_at, envelope.end_at)
+        return Decision(group_id=group.group_id, envelope=row, wanted=wanted, due_at=next_at)
+
+    def _steered(self, assets: Sequence[Asset], states: Mapping[str, DeviceState]) -> list[Steered]:
+        """Return the group's controlled devices; one that is not configured here is none."""
+        return [
+            Steered(
+                config=self._configured[asset.device],
+                priority=asset.priority,
+                state=states[asset.device],
+                reading=rules.reading_of(states[asset.device]),
+                alone=states[asset.device].attempts >= self._visits.tries(asset.device),
+            )
+            for asset in assets
+            if asset.drives and asset.device is not None and asset.device in states
+        ]
+
+    def _measured(
+        self, group: DueGroup, settings: Settings, snapshot: Snapshot, now: datetime
+    ) -> Measured:
+        """Return what the group takes; what is stale or missing counts as not known."""
+        if settings.flexible:
+            return Measured(watts=Decimal(0), detail="capacity scope Flexible")
+        parts = properties_of(settings, snapshot.assets[group.group_id], user_id=group.user_id)
+        oldest = now - timedelta(
+            seconds=max(_STALE_METER_S, 3 * self._context.config.control.interval_s)
+        )
+        found = [(snapshot.latest.get(property_), factor) for property_, factor in parts]
+        fresh = [(one, factor) for one, factor in found if one is not None and one.at >= oldest]
+        at_meter = settings.meter is not None
+        if len(fresh) < len(parts):
+            stale = Measured(watts=None, at_meter=at_meter, detail="assumed: no fresh measurement")
+            self._say_once(group.group_id, stale.detail)
+            return stale
+        self._say_once(group.group_id, None)
+        return Measured(
+            watts=sum((one.value * factor for one, factor in fresh), Decimal(0)),
+            at=max((one.at for one, _ in fresh), default=None),
+            at_meter=at_meter,
+        )
+
+    def _say_once(self, group_id: int, trouble: str | None) -> None:
+        if self._warned.get(group_id) != trouble:
+            self._warned[group_id] = trouble
+            if trouble is not None:
+                log.warning("control.measurement_missing", group=group_id, detail=trouble)
+            else:
+                log.info("control.measurement_back", group=group_id)
+
+
+def _changed(
+    group: DueGroup, envelope: Envelope, in_force: EnvelopeRow | None
+) -> EnvelopeRow | None:
+    """Return the row to append, None if what is in force says the same."""
+    row = EnvelopeRow(
+        group_id=group.group_id,
+        from_at=envelope.start_at,
+        min_w=envelope.min_w,
+        max_w=envelope.max_w,
+        optimum_w=envelope.optimum_w,
+        reason=envelope.reason,
+        forecast_ids=list(envelope.forecast_ids),
+    )
+    return None if in_force is not None and in_force.says_the_same(row) else row
+
+
+async def _write(
+    conn: AsyncConnection, decisions: Sequence[Decision], snapshot: Snapshot, now: datetime
+) -> None:
+    rows = [decision.envelope for decision in decisions if decision.envelope is not None]
+    ids = {group_id: row.id for group_id, row in snapshot.in_force.items()}
+    if rows:
+        ids |= await control.append_envelopes(conn, rows)
+        for row in rows:
+            log.info(
+                "envelope.changed",
+                group=row.group_id,
+                min_w=row.min_w,
+                max_w=row.max_w,
+                optimum_w=row.optimum_w,
+                reason=row.reason,
+            )
+    wishes = [
+        Wish(
+            name=wanted.device.name,
+            wanted=rules.stored(wanted.command),
+            plan=wanted.plan,
+            group_id=decision.group_id,
+            envelope_id=ids.get(decision.group_id),
+            left_alone=wanted.device.alone,
+        )
+        for decision in decisions
+        for wanted in decision.wanted
+    ]
+    if wishes:
+        await devices.want(conn, wishes, now=now)
+    await control.settle(conn, due={decision.group_id: decision.due_at for decision in decisions})

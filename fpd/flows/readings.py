@@ -1,0 +1,37 @@
+"""What devices said goes where every datum goes: into the stream that the device is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from fpd.adapters.device import Sample
+from fpd.config import BatteryDevice, BluegenDevice
+from fpd.domain.datum import Datum, StreamKey
+from fpd.flows.context import Context
+from fpd.store import streams
+
+
+async def keep(
+    context: Context, device: BluegenDevice | BatteryDevice, samples: Sequence[Sample]
+) -> None:
+    """Store samples as datum; a device without node and source has no stream."""
+    if device.node_id is None or device.source_id is None or not samples:
+        return
+    stream = StreamKey(device.user_id, device.node_id, device.source_id.lstrip("/"))
+    datums = [
+        Datum(
+            stream=stream,
+            at=sample.at,
+            i=_exact(sample.instantaneous),
+            a=_exact(sample.accumulating),
+            s=dict(sample.status),
+        )
+        for sample in samples
+    ]
+    async with context.db.transaction() as conn:
+        await streams.write(conn, datums, now=context.clock())
+
+
+def _exact(values: Mapping[str, float]) -> dict[str, Decimal]:
+    return {name: Decimal(str(value)) for name, value in values.items()}

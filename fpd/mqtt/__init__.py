@@ -1,0 +1,1 @@
+"""MQTT: paho behind asyncio, the topics, and how datum are written there."""

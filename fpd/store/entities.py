@@ -1,0 +1,249 @@
+"""The managed entities: rows of one user, written as the management API's field tables say.
+
+A row is a mapping of columns to values. Names of tables and columns are texts of this program,
+never of a request; every statement is narrowed to one user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.errors import ForeignKeyViolation, UniqueViolation
+from psycopg.rows import dict_row
+from psycopg.sql import SQL, Composed, Identifier
+from psycopg.types.json import Json
+
+from fpd.errors import Conflict
+
+Row = dict[str, Any]
+Connection = AsyncConnection  # for those who hand one on without knowing the driver
+
+# The column that was to be unique, by the name of the constraint that said so.
+_UNIQUE = {
+    "peer_base_url": "base_url",
+    "capacity_group_user_id_identifier_key": "identifier",
+    "asset_group_id_identifier_key": "identifier",
+}
+
+
+class Duplicate(Conflict):
+    """Another row of the user has this value already; `column` says which."""
+
+    def __init__(self, column: str) -> None:
+        super().__init__("this value is taken")
+        self.column = column
+
+
+class InUse(Conflict):
+    """Something refers to the row, so it stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One kind of managed row.
+
+    `role` is that of all of its rows, for peers; `only` is a condition that they meet; `more` is
+    read beside the columns; `single` says when a new row replaces the one that is there.
+    """
+
+    name: LiteralString
+    id: LiteralString = "id"
+    role: str | None = None
+    only: LiteralString = "true"
+    more: LiteralString = ""
+    single: LiteralString = ""
+
+    def read(self) -> Composed:
+        """Return what is selected or returned of a row."""
+        return SQL("{}.*" + self.more).format(Identifier(self.name))
+
+    def fixed(self, user_id: int) -> dict[str, Any]:
+        """Return the columns whose values are the same in all rows of a user."""
+        return (
+            {"user_id": user_id} if self.role is None else {"user_id": user_id, "role": self.role}
+        )
+
+    def where(self, user_id: int, columns: Mapping[str, Any]) -> tuple[Composed, list[Any]]:
+        """Return the condition for the rows of a user with these values, and its parameters."""
+        wanted = {**self.fixed(user_id), **columns}
+        conditions = [SQL("{} = %s").format(Identifier(column)) for column in wanted]
+        return SQL(" and ").join([*conditions, SQL(self.only)]), list(wanted.values())
+
+
+_OF_THE_LINK = """,
+    (select sent_at from heartbeat_due where peer_id = peer.id) as heartbeat_sent_at,
+    json_build_object('heartbeat_interval_s', heartbeat_interval_s,
+                      'measurement_configuration', measurement_configuration) as behaviour
+"""
+
+PROVIDERS = Table(name="peer", role="CapacityProvider", more=_OF_THE_LINK)
+OPTIMIZERS = Table(name="peer", role="CapacityOptimizer", more=_OF_THE_LINK)
+GROUPS = Table(name="capacity_group")
+ASSETS = Table(name="asset")
+USER_SETTINGS = Table(
+    name="publish_settings",
+    id="user_id",
+    only="group_id is null",
+    single="(user_id) where group_id is null",
+)
+GROUP_SETTINGS = Table(
+    name="publish_settings", id="group_id", only="group_id is not null", single="(group_id)"
+)
+
+
+async def find(
+    conn: AsyncConnection, table: Table, *, user_id: int, id: int, lock: bool = False
+) -> Row | None:
+    """Return one row; with `lock` others cannot change it until the transaction ends."""
+    where, parameters = table.where(user_id, {table.id: id})
+    statement = SQL("select {} from {} where {}").format(
+        table.read(), Identifier(table.name), where
+    )
+    if lock:
+        statement += SQL(" for no key update")
+    return await (await _execute(conn, statement, parameters)).fetchone()
+
+
+async def exists(conn: AsyncConnection, table: Table, *, user_id: int, id: int) -> bool:
+    """Tell whether the row is there, and keep it there until the transaction ends."""
+    where, parameters = table.where(user_id, {table.id: id})
+    statement = SQL("select 1 from {} where {} for key share").format(Identifier(table.name), where)
+    return await (await _execute(conn, statement, parameters)).fetchone() is not None
+
+
+async def count(
+    conn: AsyncConnection, table: Table, *, user_id: int, group_id: int | None = None
+) -> int:
+    """Return how many rows `page` has in all."""
+    where, parameters = table.where(user_id, _of(group_id))
+    statement = SQL("select count(*) as rows from {} where {}").format(
+        Identifier(table.name), where
+    )
+    row = await (await _execute(conn, statement, parameters)).fetchone()
+    return int(row["rows"]) if row else 0
+
+
+async def page(
+    conn: AsyncConnection,
+    table: Table,
+    *,
+    user_id: int,
+    group_id: int | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+) -> list[Row]:
+    """Return rows by rising id, all of them or those of one group; `limit` None: to the end."""
+    where, parameters = table.where(user_id, _of(group_id))
+    statement = SQL("select {} from {} where {} order by {} limit %s offset %s").format(
+        table.read(), Identifier(table.name), where, Identifier(table.id)
+    )
+    return await (await _execute(conn, statement, [*parameters, limit, offset])).fetchall()
+
+
+async def insert(
+    conn: AsyncConnection, table: Table, *, user_id: int, values: Mapping[str, Any], now: datetime
+) -> Row:
+    """Add a row and return it. Raises Duplicate.
+
+    A row of a table that has a single one per user or group replaces the one that is there,
+    which keeps its date of creation.
+    """
+    columns = {**table.fixed(user_id), **values, "created_at": now, "modified_at": now}
+    statement = SQL("insert into {} ({}) values ({})").format(
+        Identifier(table.name), _names(columns), SQL(", ").join(SQL("%s") * len(columns))
+    )
+    if table.single:
+        statement += SQL(" on conflict " + table.single + " do update set ") + _same(
+            [*values, "modified_at"]
+        )
+    statement += SQL(" returning {}").format(table.read())
+    row = await (await _execute(conn, statement, _parameters(columns))).fetchone()
+    assert row is not None
+    return row
+
+
+async def update(
+    conn: AsyncConnection,
+    table: Table,
+    *,
+    user_id: int,
+    id: int,
+    values: Mapping[str, Any],
+    now: datetime,
+) -> Row | None:
+    """Replace the given columns and return the row, None when there is none. Raises Duplicate."""
+    columns = {**values, "modified_at": now}
+    where, parameters = table.where(user_id, {table.id: id})
+    statement = SQL("update {} set {} where {} returning {}").format(
+        Identifier(table.name),
+        SQL(", ").join(SQL("{} = %s").format(Identifier(name)) for name in columns),
+        where,
+        table.read(),
+    )
+    return await (await _execute(conn, statement, [*_parameters(columns), *parameters])).fetchone()
+
+
+async def delete(conn: AsyncConnection, table: Table, *, user_id: int, id: int) -> Row | None:
+    """Remove a row and return what it was. Raises InUse while something refers to it."""
+    where, parameters = table.where(user_id, {table.id: id})
+    statement = SQL("delete from {} where {} returning *").format(Identifier(table.name), where)
+    return await (await _execute(conn, statement, parameters)).fetchone()
+
+
+async def add_first_token(
+    conn: AsyncConnection, *, peer_id: int, sha256: bytes, now: datetime
+) -> None:
+    """Let a new peer in with the token that it is given outside OSCP."""
+    await conn.execute(
+        """
+        insert into peer_token (sha256, peer_id, state, created_at)
+        values (%s, %s, 'current', %s)
+        """,
+        (sha256, peer_id, now),
+    )
+
+
+def _of(group_id: int | None) -> dict[str, int]:
+    return {} if group_id is None else {"group_id": group_id}
+
+
+def _names(columns: Mapping[str, Any]) -> Composed:
+    return SQL(", ").join(map(Identifier, columns))
+
+
+def _same(columns: list[str]) -> Composed:
+    return SQL(", ").join(
+        SQL("{0} = excluded.{0}").format(Identifier(column)) for column in columns
+    )
+
+
+def _parameters(columns: Mapping[str, Any]) -> list[Any]:
+    # json also for jsonb columns, which take it: it alone leaves the order of keys to the column.
+    return [Json(value) if isinstance(value, dict) else value for value in columns.values()]
+
+
+async def _execute(
+    conn: AsyncConnection, statement: Composed, parameters: list[Any]
+) -> AsyncCursor[Row]:
+    cursor = conn.cursor(row_factory=dict_row)
+    with _told():
+        return await cursor.execute(statement, parameters)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Say in our own words which rule of the database was broken."""
+    try:
+        yield
+    except UniqueViolation as error:
+        column = _UNIQUE.get(error.diag.constraint_name or "")
+        if column is None:
+            raise
+        raise Duplicate(column) from error
+    except ForeignKeyViolation as error:
+        raise InUse("something refers to it") from error

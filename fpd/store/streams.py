@@ -1,0 +1,278 @@
+"""Datum streams: partitions by month, writing many at once, the latest, a range.
+
+Writing is idempotent: what a broker delivers again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from psycopg.sql import SQL, Identifier, Literal
+from psycopg.types.json import Jsonb
+
+from fpd.domain.datum import Datum, StreamKey
+
+_LOCK: Final = 0x66706401  # one partition is made at a time
+_DEFAULT_USER: Final = 1
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+
+
+async def make_partitions(conn: AsyncConnection, *, instants: Iterable[datetime]) -> None:
+    """Make sure that the months of `instants` have a partition of their own.
+
+    `conn` must be in a short transaction of its own. What strayed into the default partition
+    before its month had one moves over.
+    """
+    months = sorted({instant.replace(day=1).date() for instant in instants})
+    cursor = await conn.execute(
+        """
+        select month from unnest(%s::date[]) as month
+         where to_regclass('datum_' || to_char(month, 'YYYY_MM')) is null
+        """,
+        (months,),
+    )
+    missing = [row[0] for row in await cursor.fetchall()]
+    if not missing:
+        return
+    await conn.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
+    for month in missing:
+        first = datetime(month.year, month.month, 1)
+        following = (first + timedelta(days=31)).replace(day=1)
+        names = {
+            "partition": Identifier(f"datum_{first:%Y_%m}"),
+            "first": Literal(f"{first:%Y-%m-%d} 00:00:00+00"),
+            "following": Literal(f"{following:%Y-%m-%d} 00:00:00+00"),
+        }
+        exists = await conn.execute("select to_regclass(%s)", (f"datum_{first:%Y_%m}",))
+        if await exists.fetchone() != (None,):
+            continue  # another daemon was quicker
+        await conn.execute(
+            SQL("create table {partition} (like datum including all)").format(**names)
+        )
+        await conn.execute(
+            SQL(
+                """
+                with moved as (
+                    delete from datum_other where at >= {first} and at < {following} returning *
+                )
+                insert into {partition} select * from moved
+                """
+            ).format(**names)
+        )
+        await conn.execute(
+            SQL(
+                "alter table datum attach partition {partition}"
+                " for values from ({first}) to ({following})"
+            ).format(**names)
+        )
+
+
+async def drop_partitions(conn: AsyncConnection, *, before: datetime) -> int:
+    """Drop the months that ended by `before`, and older strays; return how many months."""
+    cursor = await conn.execute(
+        r"""
+        select relname from pg_class
+         where relname ~ '^datum_\d{4}_\d{2}$' and relkind = 'r' and relispartition
+           and (to_date(right(relname, 7), 'YYYY_MM') + interval '1 month')::timestamp
+               at time zone 'UTC' <= %s
+         order by relname
+        """,
+        (before,),
+    )
+    names = [row[0] for row in await cursor.fetchall()]
+    for name in names:
+        await conn.execute(SQL("drop table {}").format(Identifier(name)))
+    await conn.execute("delete from datum_other where at < %s", (before,))
+    return len(names)
+
+
+async def write(
+    conn: AsyncConnection, datums: Collection[Datum], *, now: datetime
+) -> frozenset[int]:
+    """Keep datum, in the caller's transaction; return the users who do not exist.
+
+    One that is already there is replaced if it differs. Of two for the same stream and instant
+    the later in the batch counts. Streams come into being here. Interpretation: so does the
+    default owner, user 1; another user who has no account owns nothing, so nothing is kept.
+    """
+    newest = {(datum.stream, datum.at): datum for datum in datums}
+    if not newest:
+        return frozenset()
+    await _copy(conn, newest.values())
+    if any(stream.user_id == _DEFAULT_USER for stream, _ in newest):
+        await conn.execute(
+            "insert into account (user_id, created_at) values (%s, %s) on conflict do nothing",
+            (_DEFAULT_USER, now),
+        )
+    await conn.execute(
+        """
+        insert into stream (user_id, node_id, source_id, created_at)
+        select distinct n.user_id, n.node_id, n.source_id, %s::timestamptz
+          from incoming_datum as n
+          join account as u on u.user_id = n.user_id
+         where not exists (select from stream as s
+                            where s.user_id = n.user_id and s.node_id = n.node_id
+                              and s.source_id = n.source_id)
+         order by n.user_id, n.node_id, n.source_id
+            on conflict do nothing
+        """,
+        (now,),
+    )
+    written = await conn.execute(
+        """
+        with placed as (
+            select s.id, n.at, n.i, n.a, n.s, n.t
+              from incoming_datum as n
+              join stream as s on s.user_id = n.user_id and s.node_id = n.node_id
+                              and s.source_id = n.source_id
+             order by s.id, n.at
+        )
+        insert into datum as d (stream_id, at, i, a, s, t, received_at)
+        select id, at, i, a, s, t, %s from placed
+            on conflict (stream_id, at) do update
+               set i = excluded.i, a = excluded.a, s = excluded.s, t = excluded.t,
+                   received_at = excluded.received_at
+             where (d.i, d.a, d.s, d.t)
+                   is distinct from (excluded.i, excluded.a, excluded.s, excluded.t)
+        """,
+        (now,),
+    )
+    if written.rowcount == len(newest):
+        return frozenset()
+    return await _strangers(conn)
+
+
+async def _copy(conn: AsyncConnection, datums: Collection[Datum]) -> None:
+    await conn.execute(
+        """
+        create temporary table if not exists incoming_datum (
+            user_id bigint, node_id bigint, source_id text, at timestamptz,
+            i jsonb, a jsonb, s jsonb, t text[]
+        ) on commit delete rows
+        """
+    )
+    async with conn.cursor() as cursor:
+        # The rows of a batch before this one in the same transaction have been placed.
+        await cursor.execute("delete from incoming_datum")
+        async with cursor.copy(
+            "copy incoming_datum (user_id, node_id, source_id, at, i, a, s, t)"
+            " from stdin (format binary)"
+        ) as copy:
+            copy.set_types(
+                ["int8", "int8", "text", "timestamptz", "jsonb", "jsonb", "jsonb", "text[]"]
+            )
+            for datum in datums:
+                await copy.write_row(
+                    (
+                        *datum.stream,
+                        datum.at,
+                        _document(datum.i),
+                        _document(datum.a),
+                        _document(datum.s),
+                        list(datum.t) or None,
+                    )
+                )
+
+
+def _document(properties: object) -> Jsonb | None:
+    return Jsonb(properties, dumps=_encode) if properties else None
+
+
+async def _strangers(conn: AsyncConnection) -> frozenset[int]:
+    cursor = await conn.execute(
+        """
+        select distinct n.user_id
+          from incoming_datum as n
+         where not exists (select from account as u where u.user_id = n.user_id)
+        """
+    )
+    return frozenset([row[0] for row in await cursor.fetchall()])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    user_id: int
+    node_id: int
+    source_id: str
+    at: datetime
+    i: str | None
+    a: str | None
+    s: str | None
+    t: list[str] | None
+
+    def datum(self) -> Datum:
+        return Datum(
+            stream=StreamKey(self.user_id, self.node_id, self.source_id),
+            at=self.at,
+            i=_decode(self.i) if self.i else {},
+            a=_decode(self.a) if self.a else {},
+            s=_decode(self.s) if self.s else {},
+            t=tuple(self.t or ()),
+        )
+
+
+async def latest(
+    conn: AsyncConnection, *, streams: Sequence[StreamKey], after: datetime, until: datetime
+) -> dict[StreamKey, Datum]:
+    """Return the newest datum in (after, until] of each stream that has one."""
+    cursor = conn.cursor(row_factory=class_row(_Row))
+    await cursor.execute(
+        """
+        select s.user_id, s.node_id, s.source_id, d.at,
+               d.i::text as i, d.a::text as a, d.s::text as s, d.t
+          from unnest(%(users)s::bigint[], %(nodes)s::bigint[], %(sources)s::text[])
+               as wanted (user_id, node_id, source_id)
+          join stream as s using (user_id, node_id, source_id)
+         cross join lateral (
+               select at, i, a, s, t
+                 from datum
+                where stream_id = s.id and at > %(after)s and at <= %(until)s
+                order by at desc
+                limit 1) as d
+        """,
+        {
+            "users": [stream.user_id for stream in streams],
+            "nodes": [stream.node_id for stream in streams],
+            "sources": [stream.source_id for stream in streams],
+            "after": after,
+            "until": until,
+        },
+    )
+    found = [row.datum() for row in await cursor.fetchall()]
+    return {datum.stream: datum for datum in found}
+
+
+async def between(
+    conn: AsyncConnection,
+    *,
+    stream: StreamKey,
+    start_at: datetime,
+    end_at: datetime,
+    limit: int,
+) -> list[Datum]:
+    """Return the datum of a stream in [start_at, end_at), oldest first, at most `limit`."""
+    cursor = conn.cursor(row_factory=class_row(_Row))
+    await cursor.execute(
+        """
+        select s.user_id, s.node_id, s.source_id, d.at,
+               d.i::text as i, d.a::text as a, d.s::text as s, d.t
+          from stream as s
+          join datum as d on d.stream_id = s.id
+         where s.user_id = %(user_id)s and s.node_id = %(node_id)s
+           and s.source_id = %(source_id)s
+           and d.at >= %(start_at)s and d.at < %(end_at)s
+         order by d.at
+         limit %(limit)s
+        """,
+        {**stream._asdict(), "start_at": start_at, "end_at": end_at, "limit": limit},
+    )
+    return [row.datum() for row in await cursor.fetchall()]

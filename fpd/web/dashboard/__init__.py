@@ -1,0 +1,127 @@
+"""The status page at `/`: rendered here, refreshed by itself, nothing fetched from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any
+
+from aiohttp import web
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fpd import __version__
+from fpd.errors import Forbidden, Unauthenticated, Unavailable
+from fpd.web.dashboard import words
+from fpd.web.dashboard.attention import attention, breach_of
+from fpd.web.dashboard.gauge import gauge
+from fpd.web.keys import CONTEXT
+from fpd.web.status import snapshot, viewer
+
+_STATIC = {
+    "style.css": "text/css",
+    "live.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+# A page for people: of more rows than this, the rest is in /api/v1/status.
+_MOST_ROWS = 200
+
+
+def routes() -> Iterable[web.RouteDef]:
+    """Return the routes of the page and of what belongs to it."""
+    return (
+        web.get("/", _page),
+        web.get("/dashboard/live", _live),
+        *(web.get(f"/dashboard/{name}", _static) for name in _STATIC),
+    )
+
+
+async def _page(request: web.Request) -> web.Response:
+    """Show the status; who may not see it, or cannot be identified now, is told what to do."""
+    try:
+        values = await _values(request)
+    except (Unauthenticated, Forbidden) as error:
+        status = HTTPStatus.UNAUTHORIZED
+        if isinstance(error, Forbidden):
+            status = HTTPStatus.FORBIDDEN
+        response = _html("no_entry.html", {"reason": str(error)}, status)
+        response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+    except Unavailable as error:
+        response = _html("away.html", {"reason": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
+        response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
+    return _html("page.html", values)
+
+
+async def _live(request: web.Request) -> web.Response:
+    """Show the part of the page that changes."""
+    return _html("live.html", await _values(request))
+
+
+async def _values(request: web.Request) -> dict[str, Any]:
+    context = request.app[CONTEXT]
+    user_id = await viewer(request)
+    status = await snapshot(context, user_id=user_id)
+    return {
+        "status": status,
+        "known": status.known,
+        "now": status.at,
+        "notices": attention(status),
+        "base": context.config.http.public_url or request.url.origin(),
+        "most": _MOST_ROWS,
+    }
+
+
+def _html(name: str, values: Mapping[str, Any], status: HTTPStatus = HTTPStatus.OK) -> web.Response:
+    text = _templates().get_template(name).render(values)
+    return web.Response(text=text, content_type="text/html", status=status, headers=_HEADERS)
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fpd.web.dashboard"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+    )
+    environment.filters |= words.FILTERS
+    environment.globals |= {
+        "version": __version__,
+        "breach_of": breach_of,
+        "gauge": gauge,
+        "asset": _address,
+        **words.GLOBALS,
+    }
+    return environment
+
+
+async def _static(request: web.Request) -> web.Response:
+    name = request.path.rpartition("/")[2]
+    headers = {**_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+    return web.Response(
+        body=_content(name), content_type=_STATIC[name], charset="utf-8", headers=headers
+    )
+
+
+@cache
+def _content(name: str) -> bytes:
+    return files("fpd.web.dashboard").joinpath("static", name).read_bytes()
+
+
+def _address(name: str) -> str:
+    """Return where a static file is, relative to the page; another content, another address."""
+    return f"dashboard/{name}?{hashlib.sha256(_content(name)).hexdigest()[:12]}"

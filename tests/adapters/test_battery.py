@@ -1,0 +1,269 @@
+"""A battery is read, told, verified and given back, against the simulator over real HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from adapters.bench import Hands, Remembering, wired
+
+from fpd.adapters.battery import Battery as Adapter
+from fpd.adapters.device import (
+    Excluded,
+    Profile,
+    Release,
+    Result,
+    Setpoint,
+    Stopped,
+    Unreachable,
+    Wiring,
+)
+from fpd.config import BatteryDevice
+from fpd.sim.battery import Battery, BatteryOptions
+from fpd.sim.journal import Filter
+
+
+@pytest.fixture
+def clock() -> Hands:
+    return Hands()
+
+
+@pytest.fixture
+async def wiring(clock: Hands) -> AsyncIterator[Wiring]:
+    async with wired(clock) as wiring:
+        yield wiring
+
+
+@pytest.fixture
+async def old(clock: Hands) -> AsyncIterator[Battery]:
+    simulator = Battery(BatteryOptions(api="v1"), clock=clock)
+    await simulator.start()
+    yield simulator
+    await simulator.stop()
+
+
+@pytest.fixture
+async def new(clock: Hands) -> AsyncIterator[Battery]:
+    simulator = Battery(BatteryOptions(api="v2", auth_token="secret"), clock=clock)
+    await simulator.start()
+    yield simulator
+    await simulator.stop()
+
+
+def battery(simulator: Battery, wiring: Wiring, **settings: Any) -> Remembering:
+    device = BatteryDevice(
+        name="cellar",
+        type="battery",
+        base_url=simulator.url,
+        api=settings.pop("api", "v1"),
+        capacity_wh=10_000,
+        max_charge_w=3300,
+        max_discharge_w=3300,
+        **settings,
+    )
+    return Remembering(Adapter(device, wiring))
+
+
+def writes(simulator: Battery) -> list[str]:
+    return [
+        f"{entry.method} {entry.path}"
+        for entry in simulator.journal.find(Filter())
+        if entry.method != "GET"
+    ]
+
+
+async def test_a_status_is_read_with_its_signs(old: Battery, wiring: Wiring) -> None:
+    old.switch({"consumption_w": 4200, "production_w": 700})
+    reading = await battery(old, wiring).read()
+    assert reading.dispatchable
+    assert (reading.output_w, reading.soc) == (-5, 50)
+    (sample,) = reading.samples
+    assert sample.instantaneous == {
+        "watts": -5,
+        "soc": 50,
+        "consumption": 4200,
+        "production": 700,
+        "gridWatts": 4200 - 700 + 5,
+        "frequency": 50.01,
+        "voltage": 231,
+    }
+
+
+@pytest.mark.parametrize("form", ["int", "string", "bare"])
+async def test_every_spelling_of_success_is_understood(
+    old: Battery, wiring: Wiring, form: str
+) -> None:
+    old.switch({"return_code_form": form, "blank_key": True})
+    device = battery(old, wiring)
+    await device.read()
+    assert (await device.apply(Setpoint(power_w=1200))).result is Result.ACCEPTED
+    assert writes(old) == ["PUT /api/v1/setpoint/discharge/1200"]
+
+
+async def test_a_setpoint_counts_only_once_the_status_shows_it(
+    old: Battery, wiring: Wiring, clock: Hands
+) -> None:
+    device = battery(old, wiring)
+    discharge = Setpoint(power_w=1200)
+    await device.apply(discharge)
+    assert not device.shows(discharge, await device.read())
+    clock.move(seconds=2)
+    assert device.shows(discharge, await device.read())
+    old.switch({"derated_w": 1000})
+    assert not device.shows(discharge, await device.read())
+
+
+async def test_the_direction_changes_through_zero(old: Battery, wiring: Wiring) -> None:
+    device = battery(old, wiring)
+    await device.apply(Setpoint(power_w=-800))
+    await device.apply(Setpoint(power_w=500))
+    await device.apply(Setpoint(power_w=0))
+    assert writes(old) == [
+        "PUT /api/v1/setpoint/charge/800",
+        "PUT /api/v1/setpoint/charge/0",
+        "PUT /api/v1/setpoint/discharge/500",
+        "PUT /api/v1/setpoint/charge/0",
+        "PUT /api/v1/setpoint/discharge/0",
+    ]
+
+
+async def test_an_internal_error_is_tried_three_times_again(old: Battery, wiring: Wiring) -> None:
+    old.switch(
+        {
+            "answer_status": {
+                "status": 200,
+                "path": "setpoint",
+                "times": 1,
+                "body": {"ReturnCode": 13},
+            }
+        }
+    )
+    device = battery(old, wiring)
+    assert (await device.apply(Setpoint(power_w=300))).result is Result.ACCEPTED
+    assert len(writes(old)) == 2
+
+
+@pytest.mark.parametrize("code", [5, 16])
+async def test_a_return_code_that_cannot_mend_itself_stops_the_device(
+    old: Battery, wiring: Wiring, code: int
+) -> None:
+    old.switch({"return_code": code})
+    with pytest.raises(Stopped, match=f"return code {code}"):
+        await battery(old, wiring).apply(Setpoint(power_w=300))
+    assert len(writes(old)) == 1
+
+
+@pytest.mark.parametrize(
+    ("quirk", "trouble"),
+    [
+        ({"not_installed": True}, "not installed"),
+        ({"off": True}, "not running"),
+    ],
+)
+async def test_a_battery_that_cannot_follow_says_why(
+    old: Battery, wiring: Wiring, quirk: dict[str, Any], trouble: str
+) -> None:
+    old.switch(quirk)
+    reading = await battery(old, wiring).read()
+    assert not reading.dispatchable
+    assert trouble in (reading.detail or "")
+
+
+@pytest.mark.parametrize(
+    "quirk",
+    [
+        {"missing": ["USOC"]},
+        {"null": ["Pac_total_W"]},
+        {"status_return_code": 13},
+        {"answer_status": {"status": 200, "body": "<html>maintenance</html>"}},
+        {"answer_status": {"status": 500}},
+        {"answer_status": {"status": 200, "body": [[[]]]}},
+        {"answer_status": {"status": 307, "headers": {"Location": "/api/v1/status"}}},
+        {"drop": True},
+    ],
+)
+async def test_a_status_that_is_none_is_no_reading(
+    old: Battery, wiring: Wiring, quirk: dict[str, Any]
+) -> None:
+    old.switch(quirk)
+    with pytest.raises(Unreachable):
+        await battery(old, wiring).read()
+
+
+async def test_a_clock_that_stands_still_is_noticed(
+    old: Battery, wiring: Wiring, clock: Hands
+) -> None:
+    device = battery(old, wiring, stale_after_s=60)
+    old.switch({"frozen": True})
+    assert (await device.read()).dispatchable
+    clock.move(seconds=61)
+    assert "stood still" in ((await device.read()).detail or "")
+    old.switch({"frozen": False})
+    assert (await device.read()).dispatchable
+
+
+async def test_v2_takes_control_in_manual_mode_and_gives_it_back(
+    new: Battery, wiring: Wiring, clock: Hands
+) -> None:
+    device = battery(new, wiring, api="v2", token="secret")
+    assert (await device.read()).dispatchable
+    await device.apply(Setpoint(power_w=900))
+    await device.apply(Setpoint(power_w=950))
+    clock.move(seconds=2)
+    assert device.shows(Setpoint(power_w=950), await device.read())
+    assert (await device.apply(Release())).result is Result.CONFIRMED
+    assert new.state()["mode"] == "2"
+    assert writes(new) == [
+        "PUT /api/v2/configurations",
+        "POST /api/v2/setpoint/discharge/0",
+        "POST /api/v2/setpoint/charge/0",
+        "POST /api/v2/setpoint/discharge/900",
+        "POST /api/v2/setpoint/discharge/950",
+        "POST /api/v2/setpoint/charge/0",
+        "POST /api/v2/setpoint/discharge/0",
+        "PUT /api/v2/configurations",
+    ]
+    assert new.journal.find(Filter(invalid=True)) == []
+
+
+async def test_v2_remembers_the_owners_mode_across_a_restart(
+    new: Battery, wiring: Wiring, clock: Hands
+) -> None:
+    await wiring.session.put(
+        f"{new.url}/api/v2/configurations",
+        json={"EM_OperatingMode": "10"},
+        headers={"Auth-Token": "secret"},
+    )
+    device = battery(new, wiring, api="v2", token="secret")
+    await device.read()
+    await device.apply(Setpoint(power_w=900))
+    reborn = Remembering(battery(new, wiring, api="v2", token="secret").device, device.memory)
+    await reborn.read()
+    await reborn.apply(Release())
+    assert new.state()["mode"] == "10"
+
+
+async def test_v2_under_a_virtual_power_plant_is_not_ours(new: Battery, wiring: Wiring) -> None:
+    new.switch({"vpp": True})
+    with pytest.raises(Excluded, match="VPP has priority"):
+        await battery(new, wiring, api="v2", token="secret").apply(Setpoint(power_w=100))
+
+
+@pytest.mark.parametrize("old_firmware", [False, True])
+async def test_v2_with_a_wrong_token_is_not_written_to(
+    new: Battery, wiring: Wiring, old_firmware: bool
+) -> None:
+    new.switch({"old_firmware": old_firmware})
+    device = battery(new, wiring, api="v2", token="wrong")
+    reading = await device.read()
+    assert not reading.dispatchable
+    assert "token" in (reading.detail or "")
+    with pytest.raises(Stopped):
+        await device.apply(Setpoint(power_w=100))
+    assert writes(new) == []
+
+
+async def test_a_battery_follows_no_profile(old: Battery, wiring: Wiring) -> None:
+    with pytest.raises(Stopped):
+        await battery(old, wiring).apply(Profile(points=((0, 1500), (671, 1500))))
