@@ -162,7 +162,7 @@ def token() -> None:
 
 @token.command("create")
 @_config_option
-@click.option("--user-id", type=click.IntRange(min=1), required=True, help="Whose it is.")
+@click.option("--user-id", type=click.IntRange(1, 2**63 - 1), required=True, help="Whose it is.")
 @click.option("--name", default="", help="What it is for.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def token_create(file: Path | None, user_id: int, name: str, as_json: bool) -> None:

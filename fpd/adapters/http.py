@@ -4,10 +4,10 @@ down is tried (reference: devices §7 "Common").
 
 from __future__ import annotations
 
-import asyncio
 import json
 import ssl
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,9 +49,13 @@ class Reply:
 
 
 class Breaker:
-    """Stops asking after five failures in a row; after a minute one request may try again."""
+    """Stops asking after five failures in a row; after a minute one request may try again.
 
-    def __init__(self) -> None:
+    `time` tells monotonic seconds.
+    """
+
+    def __init__(self, time: Callable[[], float]) -> None:
+        self._time = time
         self._failures = 0
         self._closed_at = 0.0
 
@@ -59,7 +63,7 @@ class Breaker:
         """Raise Unreachable while open. The first request after the pause passes as a probe."""
         if self._failures < _FAILURES_TO_OPEN:
             return
-        now = asyncio.get_running_loop().time()
+        now = self._time()
         if now < self._closed_at:
             wait_s = self._closed_at - now
             raise Unreachable("paused after repeated failures", retry_s=wait_s)
@@ -71,7 +75,7 @@ class Breaker:
     def failed(self) -> None:
         self._failures += 1
         if self._failures >= _FAILURES_TO_OPEN:
-            self._closed_at = asyncio.get_running_loop().time() + _OPEN_S
+            self._closed_at = self._time() + _OPEN_S
 
 
 class DeviceHttp:
@@ -89,7 +93,7 @@ class DeviceHttp:
         self._base_url = base_url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._tls = _tls(ca_file)
-        self._breaker = Breaker()
+        self._breaker = Breaker(time.monotonic)
 
     async def request(
         self,

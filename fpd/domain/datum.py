@@ -19,6 +19,7 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Final, NamedTuple
 
+from fpd.domain import entities
 from fpd.domain.forecast import Block, ForecastType
 from fpd.domain.units import Phase, Unit
 from fpd.errors import Malformed
@@ -111,27 +112,16 @@ def flat(datum: Datum, source_id: str) -> dict[str, object]:
     return document
 
 
-# A forecast's source ids end with one letter; the fallback types have the capital one.
+# A forecast's source ids end with the code of its type; single phases' properties with theirs.
 FORECAST_ALIAS: Final[Mapping[ForecastType, str]] = {
-    ForecastType.CONSUMPTION: "c",
-    ForecastType.GENERATION: "g",
-    ForecastType.FALLBACK_CONSUMPTION: "C",
-    ForecastType.FALLBACK_GENERATION: "G",
-    ForecastType.OPTIMUM: "o",
+    ForecastType(term.wire): term.code for term in entities.ForecastType
 }
 _UNIT_NAME: Final[Mapping[Unit, str]] = {
-    Unit.A: "A",
-    Unit.W: "W",
-    Unit.KW: "kW",
-    Unit.WH: "Wh",
-    Unit.KWH: "kWh",
+    Unit(term.wire): str(term) for term in entities.MeasurementUnit
 }
 _PHASE_SUFFIX: Final[Mapping[Phase, str]] = {
-    Phase.ALL: "",
-    Phase.UNKNOWN: "_u",
-    Phase.ONE: "_a",
-    Phase.TWO: "_b",
-    Phase.THREE: "_c",
+    Phase(term.wire): "" if term is entities.Phase.ALL else f"_{term.code}"
+    for term in entities.Phase
 }
 
 

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
-from enum import StrEnum
 from fractions import Fraction
 from typing import Final
+
+from fpd.domain.entities import StatisticType
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -28,18 +29,6 @@ REACH: Final = timedelta(days=1)
 
 _PLACES: Final = 9  # decimal places of a reported number
 _EXACT: Final = Context(prec=2000)  # the sum of any two doubles has fewer digits
-
-
-class Statistic(StrEnum):
-    """What is made of the readings of a period, under SolarNetwork's names."""
-
-    AVERAGE = "Average"
-    COUNT = "Count"
-    MINIMUM = "Minimum"
-    MAXIMUM = "Maximum"
-    START = "Start"
-    END = "End"
-    DIFFERENCE = "Difference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +73,7 @@ def together(series: Sequence[Sequence[Reading]]) -> tuple[Reading, ...]:
     return tuple(Reading(at, value) for at, value in sums.items())
 
 
-def statistic(kind: Statistic, readings: Sequence[Reading], period: Period) -> Fraction | None:
+def statistic(kind: StatisticType, readings: Sequence[Reading], period: Period) -> Fraction | None:
     """Return the statistic of a period; None when nothing was read in it.
 
     `readings` are in order of time. The last one before the start is the value that the period
@@ -97,19 +86,19 @@ def statistic(kind: Statistic, readings: Sequence[Reading], period: Period) -> F
     held = [r for r in readings if period.start_at - HOLD < r.at < period.start_at][-1:]
     first = inside[0] if not held or inside[0].at == period.start_at else held[0]
     match kind:
-        case Statistic.AVERAGE:
+        case StatisticType.AVERAGE:
             return _average([*held, *inside], period)
-        case Statistic.COUNT:
+        case StatisticType.COUNT:
             return Fraction(len(inside))
-        case Statistic.MINIMUM:
+        case StatisticType.MINIMUM:
             return Fraction(min(r.value for r in inside))
-        case Statistic.MAXIMUM:
+        case StatisticType.MAXIMUM:
             return Fraction(max(r.value for r in inside))
-        case Statistic.START:
+        case StatisticType.START:
             return Fraction(first.value)
-        case Statistic.END:
+        case StatisticType.END:
             return Fraction(inside[-1].value)
-        case Statistic.DIFFERENCE:
+        case StatisticType.DIFFERENCE:
             return Fraction(inside[-1].value) - Fraction(first.value)
 
 
@@ -170,6 +159,11 @@ class Register:
     def bridge_at(self, instant: datetime) -> Decimal:
         """Return what resets have taken up to `instant`: where the next period begins."""
         return ([self.bridge] + [b for r, b in self._bridges() if r.at <= instant])[-1]
+
+    def standing(self, instant: datetime) -> Fraction | None:
+        """Return the last level read by `instant`, however long ago; None when there is none."""
+        levels = [Fraction(_EXACT.add(r.value, b)) for r, b in self._bridges() if r.at <= instant]
+        return levels[-1] if levels else None
 
     def _bridges(self) -> list[tuple[Reading, Decimal]]:
         bridge, last = self.bridge, None

@@ -65,11 +65,13 @@ class Control:
         self._visits = visits
         self._configured = {device.name: device for device in context.config.devices}
         self._warned: dict[int, str | None] = {}
+        self._began_at: datetime | None = None
 
     async def step(self) -> bool:
         """Decide about at most a batch of groups; True if there may be more."""
         context = self._context
         now = context.clock()
+        self._began_at = self._began_at or now
         async with context.db.transaction() as conn:
             await control.enrol(conn, now=now)
             await self._let_go(conn, now)
@@ -132,19 +134,10 @@ class Control:
         row = _changed(group, envelope, snapshot.in_force.get(group.group_id))
         steered = self._steered(snapshot.assets[group.group_id], snapshot.states)
         cells = [d for d in steered if isinstance(d.config, BluegenDevice)]
-        batteries = [d for d in steered if isinstance(d.config, BatteryDevice)]
         if not group.enabled:
             wanted = steering.rest(steered, "the group is disabled")
         else:
-            measured = self._measured(group, settings, snapshot, now)
-            wanted = steering.batteries(
-                batteries,
-                cells,
-                envelope=envelope,
-                measured=measured,
-                margin=settings.margin,
-                now=now,
-            )
+            wanted = self._for_batteries(group, settings, snapshot, steered, envelope, now)
             if cells:
                 since = now if row is not None else snapshot.in_force[group.group_id].from_at
                 of = fuel_cells.window(since=since, now=now)
@@ -171,27 +164,56 @@ class Control:
             if asset.drives and asset.device is not None and asset.device in states
         ]
 
+    def _for_batteries(
+        self,
+        group: DueGroup,
+        settings: Settings,
+        snapshot: Snapshot,
+        steered: Sequence[Steered],
+        envelope: Envelope,
+        now: datetime,
+    ) -> list[Wanted]:
+        measured = self._measured(group, settings, snapshot, now)
+        waiting = self._began_at is not None and now - self._began_at < self._patience
+        if measured.watts is None and waiting:
+            # A meter may take a while to be heard after a start; what is wanted stays.
+            return []
+        self._say_once(group.group_id, measured.detail if measured.watts is None else None)
+        return steering.batteries(
+            [d for d in steered if isinstance(d.config, BatteryDevice)],
+            [d for d in steered if isinstance(d.config, BluegenDevice)],
+            envelope=envelope,
+            measured=measured,
+            margin=settings.margin,
+            now=now,
+        )
+
+    @property
+    def _patience(self) -> timedelta:
+        """How old a measurement may be."""
+        interval_s = self._context.config.control.interval_s
+        return timedelta(seconds=max(_STALE_METER_S, 3 * interval_s))
+
     def _measured(
         self, group: DueGroup, settings: Settings, snapshot: Snapshot, now: datetime
     ) -> Measured:
-        """Return what the group takes; what is stale or missing counts as not known."""
+        """Return what the group takes; a meter without fresh value counts as not known.
+
+        Interpretation: of assets that stand in for a meter, one that was never measured takes
+        nothing, and one that has fallen silent makes the sum unknown.
+        """
         if settings.flexible:
             return Measured(watts=Decimal(0), detail="capacity scope Flexible")
         parts = properties_of(settings, snapshot.assets[group.group_id], user_id=group.user_id)
-        oldest = now - timedelta(
-            seconds=max(_STALE_METER_S, 3 * self._context.config.control.interval_s)
-        )
         found = [(snapshot.latest.get(property_), factor) for property_, factor in parts]
-        fresh = [(one, factor) for one, factor in found if one is not None and one.at >= oldest]
+        heard = [(one, factor) for one, factor in found if one is not None]
+        silent = any(now - one.at > self._patience for one, _ in heard)
         at_meter = settings.meter is not None
-        if len(fresh) < len(parts):
-            stale = Measured(watts=None, at_meter=at_meter, detail="assumed: no fresh measurement")
-            self._say_once(group.group_id, stale.detail)
-            return stale
-        self._say_once(group.group_id, None)
+        if silent or (at_meter and not heard):
+            return Measured(watts=None, at_meter=at_meter, detail="assumed: no fresh measurement")
         return Measured(
-            watts=sum((one.value * factor for one, factor in fresh), Decimal(0)),
-            at=max((one.at for one, _ in fresh), default=None),
+            watts=sum((one.value * factor for one, factor in heard), Decimal(0)),
+            at=max((one.at for one, _ in heard), default=None),
             at_meter=at_meter,
         )
 

@@ -35,7 +35,7 @@ async def once(
     peer has gone. A refusal inside the block rolls the note back with everything else, so the
     peer may say it again when it may.
     """
-    peer = await peers.lock(conn, peer_id=inbound.peer_id)
+    peer = await peers.hear(conn, peer_id=inbound.peer_id, now=now)
     if peer is None or not peer.enabled:
         raise Forbidden("this peer is disabled")
     new = await inbox.accept(

@@ -30,7 +30,6 @@ _BATCH = 1000
 _MOST_WAITING = 20_000  # messages
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
 _MOST_TOLD = 1000  # sources whose first bad datum is logged
-_AHEAD = timedelta(days=32)  # the next month's partition is there before its first datum
 _LONGEST_WAIT_S = 5.0
 
 
@@ -54,41 +53,45 @@ async def run(context: Context) -> None:
     await intake.serve()
 
 
-async def store(context: Context, readings: Sequence[Datum], *, door: str = "device") -> None:
-    """Keep datum now. Raises Unavailable when the database is away; nothing is kept then.
+async def store(
+    context: Context, readings: Sequence[Datum], *, door: str = "device"
+) -> frozenset[int]:
+    """Keep datum now; return the users who do not exist and therefore keep nothing.
 
-    Users without an account keep nothing. A datum that PostgreSQL cannot hold is counted and
-    left out; it takes none of the others with it.
+    Raises Unavailable when the database is away; what is not known to be kept may be stored
+    again. A datum that PostgreSQL cannot hold is counted and left out; it takes none of the
+    others with it.
     """
     if not readings:
-        return
+        return frozenset()
     now = context.clock()
-    instants = {now, now + _AHEAD, *(datum.at for datum in readings)}
-    retention = timedelta(days=context.config.measurements.retention_days)
-    async with context.db.transaction() as conn:
-        await streams.make_partitions(
-            conn, instants=[at for at in instants if now - retention <= at <= now + _AHEAD]
-        )
-    await _write(context, readings, door=door, now=now)
-
-
-async def _write(context: Context, readings: Sequence[Datum], *, door: str, now: datetime) -> None:
     outcomes = context.metrics.datum_in
     try:
         async with context.db.transaction() as conn:
+            await streams.make_partitions(conn, instants=_months(context, readings, now))
             strangers = await streams.write(conn, readings, now=now)
     except psycopg.DataError as error:
         if len(readings) == 1:
             log.warning("datum.unstorable", stream=readings[0].stream, error=str(error))
             outcomes.labels(door, "unstorable").inc()
-            return
+            return frozenset()
         middle = len(readings) // 2
-        await _write(context, readings[:middle], door=door, now=now)
-        await _write(context, readings[middle:], door=door, now=now)
-        return
+        first = await store(context, readings[:middle], door=door)
+        return first | await store(context, readings[middle:], door=door)
     refused = sum(datum.stream.user_id in strangers for datum in readings)
     outcomes.labels(door, "unknown_user").inc(refused)
     outcomes.labels(door, "kept").inc(len(readings) - refused)
+    return strangers
+
+
+def _months(context: Context, readings: Sequence[Datum], now: datetime) -> list[datetime]:
+    """Return an instant of each month that is to have a partition: this one and the next, and
+    those of the readings as far as datum are kept. Others stray into the default one.
+    """
+    following = now.replace(day=1) + timedelta(days=32)
+    oldest = now - timedelta(days=context.config.measurements.retention_days)
+    wanted = [datum.at for datum in readings if oldest <= datum.at < following]
+    return [now, following, *wanted]
 
 
 class _Intake:
@@ -141,7 +144,7 @@ class _Intake:
         wait_s = 0.1
         while True:
             try:
-                await store(self._context, readings, door="mqtt")
+                strangers = await store(self._context, readings, door="mqtt")
             except Unavailable as error:
                 if not waited:
                     log.warning("ingest.waiting", reason=str(error))
@@ -151,6 +154,8 @@ class _Intake:
                 continue
             if waited:
                 log.info("ingest.resumed", waiting=len(self._waiting))
+            for user_id in strangers:
+                self._tell(f"user {user_id}", "unknown_user", "the user has no account")
             return
 
     def _read(self, batch: Sequence[_Arrival]) -> list[Datum]:
@@ -176,9 +181,12 @@ class _Intake:
 
     def _refuse(self, arrival: _Arrival, outcome: str, reason: str) -> None:
         self._count(outcome)
-        if arrival.topic not in self._told and len(self._told) < _MOST_TOLD:
-            self._told.add(arrival.topic)
-            log.warning("datum.refused", topic=arrival.topic, outcome=outcome, reason=reason)
+        self._tell(arrival.topic, outcome, reason)
+
+    def _tell(self, source: str, outcome: str, reason: str) -> None:
+        if source not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(source)
+            log.warning("datum.refused", source=source, outcome=outcome, reason=reason)
 
     def _count(self, outcome: str) -> None:
         self._context.metrics.datum_in.labels("mqtt", outcome).inc()

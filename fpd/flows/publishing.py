@@ -17,6 +17,7 @@ from psycopg import AsyncConnection
 from fpd.domain import datum as datums
 from fpd.domain import source_id
 from fpd.domain.datum import Datum, StreamKey
+from fpd.domain.entities import AUDIENCES, Role, parse
 from fpd.domain.forecast import Block, ForecastType
 from fpd.errors import Malformed, Unavailable
 from fpd.flows.context import Context
@@ -28,7 +29,6 @@ log = structlog.get_logger()
 
 _LEASE = timedelta(seconds=30)
 _BATCH = 500
-_ALIAS = {"CapacityProvider": "cp", "CapacityOptimizer": "co"}
 
 Placed = tuple[Outlet, str, Sequence[Datum]]
 """An outlet, the rendered source id, and the datum that go there."""
@@ -54,7 +54,9 @@ async def owe_heartbeat(
     placed = []
     for outlet in await publications.outlets(conn, peer_id=peer_id):
         values = _values(outlet, "Heartbeat")
-        other = ("co", "coName") if outlet.sender_role == "CapacityProvider" else ("cp", "cpName")
+        other = (
+            ("co", "coName") if outlet.sender_role == Role.CAPACITY_PROVIDER else ("cp", "cpName")
+        )
         values |= dict.fromkeys((*other, "dest"))
         placed += _place(outlet, values, make)
     await _owe(context, conn, placed, now=now)
@@ -86,10 +88,10 @@ async def owe_forecast(
 
 def _values(outlet: Outlet, action: str) -> dict[str, str | int | None]:
     """Return what every placeholder stands for; the sender is one side, the receiver the other."""
-    from_provider = outlet.sender_role == "CapacityProvider"
+    from_provider = outlet.sender_role == Role.CAPACITY_PROVIDER
     parties = (outlet.provider_id, outlet.optimizer_id)
     return {
-        "role": _ALIAS[outlet.sender_role],
+        "role": parse(outlet.sender_role, AUDIENCES).alias,
         "action": action,
         "actionCode": source_id.action_code(action),
         "src": parties[0 if from_provider else 1],

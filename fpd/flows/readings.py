@@ -8,8 +8,8 @@ from decimal import Decimal
 from fpd.adapters.device import Sample
 from fpd.config import BatteryDevice, BluegenDevice
 from fpd.domain.datum import Datum, StreamKey
+from fpd.flows import ingest
 from fpd.flows.context import Context
-from fpd.store import streams
 
 
 async def keep(
@@ -29,8 +29,7 @@ async def keep(
         )
         for sample in samples
     ]
-    async with context.db.transaction() as conn:
-        await streams.write(conn, datums, now=context.clock())
+    await ingest.store(context, datums)
 
 
 def _exact(values: Mapping[str, float]) -> dict[str, Decimal]:

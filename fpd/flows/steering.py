@@ -95,7 +95,9 @@ def batteries(
     if envelope.min_w is None and envelope.max_w is None and envelope.optimum_w is None:
         return rest(devices, "nothing is limited or wanted")
     usable = [d for d in devices if _usable(d, now)]
-    wanted = [w for d in devices if d not in usable for w in rest([d], _why_not(d, now))]
+    # One that was not read lately keeps its wish: control decides anew as soon as it is read.
+    unfit = [d for d in devices if d not in usable and (d.alone or d.fresh(now))]
+    wanted = [w for d in unfit for w in rest([d], _why_not(d))]
     load_w, fuel_cell_w, reason = _load(devices, usable, cells, envelope, measured, now)
     task = Task(
         net_load_w=load_w,
@@ -170,11 +172,9 @@ def _usable(device: Steered, now: datetime) -> bool:
     )
 
 
-def _why_not(device: Steered, now: datetime) -> str:
+def _why_not(device: Steered) -> str:
     if device.alone or device.reading is None:
-        return device.state.detail or "it was not read yet"
-    if not device.fresh(now):
-        return f"not read since {device.reading.at.isoformat(timespec='seconds')}"
+        return device.state.detail or "it does not follow"
     return device.reading.detail or "it cannot be dispatched"
 
 

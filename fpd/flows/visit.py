@@ -106,8 +106,8 @@ class Visit:
             reading.at.timestamp()
         )
         self._context.bells.control()
-        # A device that was away is told what control decides now, not what it decided then.
-        return not was_away
+        # After an absence, the device's or ours, control decides anew before anything is told.
+        return not (was_away or self._decision_is_old(self._context.clock()))
 
     async def _tell(self, now: datetime) -> None:
         command = self._due_command(now)
@@ -148,10 +148,7 @@ class Visit:
                 command_due_at=now + timedelta(seconds=2 * interval_s),
             )
             return None
-        patience = timedelta(seconds=max(3 * interval_s, _LEAST_PATIENCE_S))
-        if isinstance(wanted, Setpoint) and (
-            state.wanted_at is None or now - state.wanted_at > patience
-        ):
+        if isinstance(wanted, Setpoint) and self._decision_is_old(now):
             log.warning("device.decision_missing", device=state.name, since=state.wanted_at)
             wanted = Release()
         reading = rules.reading_of(state)
@@ -166,6 +163,13 @@ class Visit:
             )
             return None
         return wanted
+
+    def _decision_is_old(self, now: datetime) -> bool:
+        """Whether control has missed three of its periods, so that nobody stands by a setpoint."""
+        decided_at = self._state.wanted_at
+        interval_s = self._context.config.control.interval_s
+        patience = timedelta(seconds=max(3 * interval_s, _LEAST_PATIENCE_S))
+        return decided_at is not None and now - decided_at > patience
 
     def _was_told(self, command: Command) -> bool:
         """Repeating what is open or confirmed is no new command."""

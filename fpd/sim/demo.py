@@ -103,21 +103,22 @@ class _Demo:
             hood.check_alive()
             await self._look()
             if not asked and "handshakes done" in self._seen:
-                asked = await self._post_forecast()
+                asked = await self._post_forecast("GENERATION", 1.0)
+                asked = await self._post_forecast("CONSUMPTION", 3.0) and asked
             if len(self._seen) == len(STAGES):
                 return True
             await asyncio.sleep(_LOOK_S)
         return False
 
-    async def _post_forecast(self) -> bool:
-        """As the grid operator: at most 3 kW may be imported during the next four hours."""
+    async def _post_forecast(self, kind: str, capacity_kw: float) -> bool:
+        """As the grid operator: limit the export or the import of the next four hours."""
         answer = await self._hood.act(
             "capacity-provider",
             "forecast",
             {
                 "group_id": GROUP,
-                "type": "CONSUMPTION",
-                "capacity": 3.0,
+                "type": kind,
+                "capacity": capacity_kw,
                 "unit": "KW",
                 "hours": 4,
                 "block_minutes": 15,

@@ -297,7 +297,6 @@ base_url = "{bluegen}"
 username = "demo"
 password = "demo"
 unit_id = 249
-base_power_w = 900
 poll_s = 2
 node_id = 1
 source_id = "bluegen/249"

@@ -49,15 +49,18 @@ async def _heartbeats(hood: Neighbourhood) -> str | None:
 
 async def _forecast(hood: Neighbourhood) -> str | None:
     sent = await _accepted(hood, "capacity-provider", "out", "/update_group_capacity_forecast")
-    return f"{sent[0]['body']['type']}, answered 204" if sent else None
+    types = {entry["body"]["type"] for entry in sent}
+    return " and ".join(sorted(types)) if len(types) == 2 else None
 
 
 async def _forwarded(hood: Neighbourhood) -> str | None:
     """The optimizer got the provider's very content, under another request id."""
     sent = await _accepted(hood, "capacity-provider", "out", "/update_group_capacity_forecast")
     got = await _accepted(hood, "capacity-optimizer", "in", "/update_group_capacity_forecast")
-    same = [entry for entry in got if sent and entry["body"] == sent[0]["body"]]
-    return "the same content" if same else None
+    bodies, ids = [entry["body"] for entry in got], {_request_id(entry) for entry in got}
+    if len(sent) < 2 or not all(entry["body"] in bodies for entry in sent):
+        return None
+    return None if ids & {_request_id(entry) for entry in sent} else "the same content, own ids"
 
 
 async def _profile(hood: Neighbourhood) -> str | None:
@@ -114,6 +117,10 @@ async def _accepted(
     """Return a simulator's exchanges of that operation that were answered with 204."""
     entries = await hood.log(name, direction=direction, path=operation, status="204")
     return [entry for entry in entries if entry["path"].endswith(operation)]
+
+
+def _request_id(entry: dict[str, Any]) -> str:
+    return str(entry["headers"]["X-Request-ID"])
 
 
 def _counted(number: int, noun: str) -> str:

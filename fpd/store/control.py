@@ -23,7 +23,7 @@ async def enrol(conn: AsyncConnection, *, now: datetime) -> None:
         insert into control_due (group_id, due_at)
         select distinct a.group_id, %(now)s::timestamptz
           from asset as a
-         where a.control ->> 'device' is not null
+         where a.control is not null and a.control ->> 'device' is not null
            and not exists (select from control_due as c where c.group_id = a.group_id)
             on conflict do nothing
         """,
@@ -48,8 +48,8 @@ async def claim(
 ) -> list[DueGroup]:
     """Take at most `limit` due groups until the lease ends, longest overdue first.
 
-    A group without optimizer counts as one whose optimizer is online: what it is wished comes
-    from its provider (decision P8).
+    A group without optimizer, or with one that only listens to datum, counts as one whose
+    optimizer is online: its wishes come from elsewhere (decisions P8, M8).
     """
     cursor = conn.cursor(row_factory=class_row(DueGroup))
     await cursor.execute(
@@ -70,7 +70,7 @@ async def claim(
         )
         select g.id as group_id, g.user_id, g.enabled, g.control,
                cp.link = 'online' as provider_online,
-               coalesce(co.link = 'online', true) as optimizer_online
+               coalesce(co.link = 'online' or co.base_url is null, true) as optimizer_online
           from taken
           join capacity_group as g on g.id = taken.group_id
           join peer as cp on cp.id = g.provider_id

@@ -6,8 +6,7 @@ never of a request; every statement is narrowed to one user.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
@@ -40,7 +39,7 @@ class Duplicate(Conflict):
 
 
 class InUse(Conflict):
-    """Something refers to the row, so it stays."""
+    """A group needs the row, so it stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +174,8 @@ async def update(
     id: int,
     values: Mapping[str, Any],
     now: datetime,
-) -> Row | None:
-    """Replace the given columns and return the row, None when there is none. Raises Duplicate."""
+) -> Row:
+    """Replace the given columns of a row that is locked, and return it. Raises Duplicate."""
     columns = {**values, "modified_at": now}
     where, parameters = table.where(user_id, {table.id: id})
     statement = SQL("update {} set {} where {} returning {}").format(
@@ -185,14 +184,20 @@ async def update(
         where,
         table.read(),
     )
-    return await (await _execute(conn, statement, [*_parameters(columns), *parameters])).fetchone()
+    cursor = await _execute(conn, statement, [*_parameters(columns), *parameters])
+    row = await cursor.fetchone()
+    assert row is not None
+    return row
 
 
 async def delete(conn: AsyncConnection, table: Table, *, user_id: int, id: int) -> Row | None:
-    """Remove a row and return what it was. Raises InUse while something refers to it."""
+    """Remove a row and return what it was. Raises InUse while a group needs it."""
     where, parameters = table.where(user_id, {table.id: id})
     statement = SQL("delete from {} where {} returning *").format(Identifier(table.name), where)
-    return await (await _execute(conn, statement, parameters)).fetchone()
+    try:
+        return await (await _execute(conn, statement, parameters)).fetchone()
+    except ForeignKeyViolation as error:
+        raise InUse("a capacity group uses it") from error
 
 
 async def add_first_token(
@@ -231,19 +236,10 @@ async def _execute(
     conn: AsyncConnection, statement: Composed, parameters: list[Any]
 ) -> AsyncCursor[Row]:
     cursor = conn.cursor(row_factory=dict_row)
-    with _told():
-        return await cursor.execute(statement, parameters)
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Say in our own words which rule of the database was broken."""
     try:
-        yield
+        return await cursor.execute(statement, parameters)
     except UniqueViolation as error:
         column = _UNIQUE.get(error.diag.constraint_name or "")
         if column is None:
             raise
         raise Duplicate(column) from error
-    except ForeignKeyViolation as error:
-        raise InUse("something refers to it") from error

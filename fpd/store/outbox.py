@@ -208,13 +208,6 @@ async def settle(
     )
 
 
-async def depth(conn: AsyncConnection) -> int:
-    """Return how many messages are still owed."""
-    cursor = await conn.execute("select count(*) from outbox where settled_at is null")
-    row = await cursor.fetchone()
-    return int(row[0]) if row else 0
-
-
 async def forget(conn: AsyncConnection, *, before: datetime) -> int:
     """Drop what was settled long ago; return how many."""
     cursor = await conn.execute("delete from outbox where settled_at < %s", (before,))

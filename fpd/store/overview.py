@@ -147,8 +147,8 @@ async def peers(conn: AsyncConnection, *, user_id: int | None) -> tuple[Peer, ..
              group by peer_id
         )
         select p.id, p.role, p.name, p.enabled, p.link, p.link_changed_at, p.last_heard_at,
-               p.offline_mode_at, h.sent_at as heartbeat_sent_at, coalesce(owed.messages, 0) as owed,
-               p.base_url is null as silent
+               p.offline_mode_at, h.sent_at as heartbeat_sent_at,
+               coalesce(owed.messages, 0) as owed, p.base_url is null as silent
           from peer as p
           left join heartbeat_due as h on h.peer_id = p.id
           left join owed on owed.peer_id = p.id

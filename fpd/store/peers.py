@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
@@ -83,6 +82,15 @@ async def lock(conn: AsyncConnection, *, peer_id: int) -> Peer | None:
     """Return the peer and keep others from deciding about it until the transaction ends."""
     cursor = conn.cursor(row_factory=class_row(Peer))
     await cursor.execute(f"select {_COLUMNS} from peer where id = %s for no key update", (peer_id,))
+    return await cursor.fetchone()
+
+
+async def hear(conn: AsyncConnection, *, peer_id: int, now: datetime) -> Peer | None:
+    """Note that the peer spoke, and return it locked as `lock` does."""
+    cursor = conn.cursor(row_factory=class_row(Peer))
+    await cursor.execute(
+        f"update peer set last_heard_at = %s where id = %s returning {_COLUMNS}", (now, peer_id)
+    )
     return await cursor.fetchone()
 
 
@@ -231,18 +239,6 @@ async def save_heartbeat(
     )
 
 
-async def heard(conn: AsyncConnection, *, peer_id: int, now: datetime) -> None:
-    """Note that the peer spoke, at most once a second."""
-    await conn.execute(
-        """
-        update peer set last_heard_at = %(now)s
-         where id = %(peer_id)s
-           and (last_heard_at is null or last_heard_at < %(now)s - interval '1 second')
-        """,
-        {"peer_id": peer_id, "now": now},
-    )
-
-
 async def claim_silent(conn: AsyncConnection, *, now: datetime) -> list[Peer]:
     """Take the peers offline whose deadline has passed, and return them.
 
@@ -384,12 +380,6 @@ async def claim_heartbeats(
         {"now": now, "limit": limit},
     )
     return await cursor.fetchall()
-
-
-async def counts_by_link(conn: AsyncConnection) -> dict[str, Any]:
-    """Return how many peers are in each state of the link."""
-    cursor = await conn.execute("select link, count(*) from peer group by link")
-    return dict(await cursor.fetchall())
 
 
 async def not_handshaken(conn: AsyncConnection, *, peer_id: int, now: datetime) -> None:

@@ -29,8 +29,8 @@ _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 async def make_partitions(conn: AsyncConnection, *, instants: Iterable[datetime]) -> None:
     """Make sure that the months of `instants` have a partition of their own.
 
-    `conn` must be in a short transaction of its own. What strayed into the default partition
-    before its month had one moves over.
+    `conn` must be in a short transaction. What strayed into the default partition before its
+    month had one of its own moves over.
     """
     months = sorted({instant.replace(day=1).date() for instant in instants})
     cursor = await conn.execute(
@@ -45,14 +45,14 @@ async def make_partitions(conn: AsyncConnection, *, instants: Iterable[datetime]
         return
     await conn.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
     for month in missing:
-        first = datetime(month.year, month.month, 1)
-        following = (first + timedelta(days=31)).replace(day=1)
+        following = (month + timedelta(days=31)).replace(day=1)
+        name = f"datum_{month:%Y_%m}"
         names = {
-            "partition": Identifier(f"datum_{first:%Y_%m}"),
-            "first": Literal(f"{first:%Y-%m-%d} 00:00:00+00"),
-            "following": Literal(f"{following:%Y-%m-%d} 00:00:00+00"),
+            "partition": Identifier(name),
+            "first": Literal(f"{month} 00:00:00+00"),
+            "following": Literal(f"{following} 00:00:00+00"),
         }
-        exists = await conn.execute("select to_regclass(%s)", (f"datum_{first:%Y_%m}",))
+        exists = await conn.execute("select to_regclass(%s)", (name,))
         if await exists.fetchone() != (None,):
             continue  # another daemon was quicker
         await conn.execute(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.fernet import Fernet
-from fpd.mqtt.client import MqttClient
 from psycopg.types.json import Jsonb
 
 from fpd.config import BatteryDevice, BluegenDevice, Config, Control, Oscp
@@ -20,6 +19,7 @@ from fpd.flows import control
 from fpd.flows.context import Context
 from fpd.flows.devices import Devices
 from fpd.metrics import Metrics
+from fpd.mqtt.client import MqttClient
 from fpd.oscp.client import PeerClient
 from fpd.store import forecasts
 from fpd.store.db import Database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from fpd.config import BatteryDevice, Config, Oscp
 from fpd.crew import Crew
+from fpd.embedded.broker import BrokerAddress
 from fpd.flows.context import Context
 from fpd.flows.loop import Loop
 from fpd.metrics import Metrics
@@ -27,6 +28,7 @@ from fpd.store.vault import Vault
 from fpd.web.server import application
 
 NOON = datetime(2026, 3, 12, 12, tzinfo=UTC)
+NOBODY = BrokerAddress(host="127.0.0.1", port=1, username="", password="")
 
 
 def ago(**span: float) -> datetime:
@@ -56,7 +58,6 @@ class Lookout:
     context: Context
     client: TestClient[web.Request, web.Application]
     loops: list[Loop]
-    tokens: dict[int, str] = field(default_factory=dict)
 
     async def get(self, path: str, **headers: str) -> tuple[int, str]:
         """Ask for a path; underscores in names of headers are hyphens."""
@@ -93,9 +94,12 @@ async def _from_elsewhere(request: web.Request, handler: Any) -> web.StreamRespo
 
 @asynccontextmanager
 async def lookout(
-    database_url: str, *, devices: Sequence[BatteryDevice] = (), broker_url: str | None = None
+    database_url: str,
+    *,
+    devices: Sequence[BatteryDevice] = (),
+    broker: BrokerAddress = NOBODY,
 ) -> AsyncIterator[Lookout]:
-    """Open the doors on the database. Without a broker's address the broker is away."""
+    """Open the doors on the database. Without another address the broker is away."""
     crew = Crew()
     db = Database(database_url, clock=lambda: NOON)
     await db.open()
@@ -107,16 +111,15 @@ async def lookout(
         metrics=Metrics(),
         peers=PeerClient(Oscp()),
         mqtt=MqttClient(
-            broker_url or "mqtt://127.0.0.1:1",
-            username="subscriber" if broker_url else None,
-            password="subscriber's password" if broker_url else None,
+            broker.url,
+            username=broker.username,
+            password=broker.password,
             ca_file=None,
             instance="lookout",
         ),
         spawn=crew.spawn,
     )
-    if broker_url:
-        crew.spawn(context.mqtt.run(), name="mqtt")
+    crew.spawn(context.mqtt.run(), name="mqtt")
     loops: list[Loop] = []
     app = application(context, loops)
     app.middlewares.insert(0, _from_elsewhere)
@@ -142,9 +145,9 @@ async def a_site(look: Lookout) -> None:
             """
             insert into peer (user_id, role, name, enabled, base_url, oscp_version, link,
                               link_changed_at, last_heard_at, created_at, modified_at)
-            values (%s, %s, %s, true, 'https://peer.example.com', '2.0', %s, %s, %s, %s, %s)
+            values (%s, %s, %s, true, 'https://' || %s, '2.0', %s, %s, %s, %s, %s)
             """,
-            *(user_id, role, name, link, since, heard, NOON, NOON),
+            *(user_id, role, name, name, link, since, heard, NOON, NOON),
         )
     await look.sql("update peer set offline_mode_at = %s where id = 1", ahead(seconds=166))
     await look.sql("insert into heartbeat_due values (1, %s, null, %s)", NOON, ago(seconds=8))

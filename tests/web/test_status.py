@@ -186,8 +186,7 @@ async def test_a_database_that_is_silent_is_not_waited_for(
 async def test_status_says_whether_the_broker_is_there(
     database_url: str, broker: EmbeddedBroker
 ) -> None:
-    assert broker.address is not None
-    async with lookout(database_url, broker_url=broker.address.url) as look:
+    async with lookout(database_url, broker=broker.address) as look:
 
         async def ok() -> bool:
             _, said = await look.get_json(PATH)

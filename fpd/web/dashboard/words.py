@@ -179,7 +179,8 @@ def command(given: Mapping[str, Any]) -> str:
             powers = [power_w for _, power_w in points]
             low, high = number(min(powers)), number(max(powers))
             span = high if low == high else f"{low}–{high}"
-            return f"weekly profile, {span}{_SPACE}W, {len(powers)} points"
+            count = "1 point" if len(powers) == 1 else f"{len(powers)} points"
+            return f"weekly profile, {span}{_SPACE}W, {count}"
         case {"kind": "release"}:
             return "released: its own control"
     return _compact(given)

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from fpd.domain.entities import RegistrationStatus, Role, link_of, status_of
+from fpd.domain.entities import RegistrationStatus, link_of, status_of
 from fpd.domain.link import Link
 from fpd.flows import registration
 from fpd.store import entities, events, forecasts, peers
@@ -90,8 +90,4 @@ OPTIMIZER = Entity(
     fields=tables.PEER,
     columns=_columns,
     follow=_follow,
-)
-assert (entities.PROVIDERS.role, entities.OPTIMIZERS.role) == (
-    Role.CAPACITY_PROVIDER,
-    Role.CAPACITY_OPTIMIZER,
 )

@@ -1,0 +1,205 @@
+"""What was read: the assets of a group, and the readings of their properties around a period."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from itertools import groupby
+from typing import Any, Final
+
+import msgspec
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from fpd.domain.measurement import REACH, Reading
+from fpd.store.measurements import Due
+
+_decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
+
+# How many datum are searched beyond a period's edges for one that has the property.
+_SEARCHED: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """An enabled asset; `instantaneous` and `energy` as the management API keeps them."""
+
+    id: int
+    group_id: int
+    audience: str
+    user_id: int
+    identifier: str
+    category: str
+    phase: str
+    node_id: int
+    source_id: str
+    instantaneous: Mapping[str, Any] | None
+    energy: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AssetRow:
+    id: int
+    group_id: int
+    audience: str
+    user_id: int
+    identifier: str
+    category: str
+    phase: str
+    node_id: int
+    source_id: str
+    instantaneous: str | None
+    energy: str | None
+
+
+async def assets(conn: AsyncConnection, due: Sequence[Due]) -> list[Asset]:
+    """Return the enabled assets of the claimed groups for their audiences, in order of ids."""
+    cursor = conn.cursor(row_factory=class_row(_AssetRow))
+    await cursor.execute(
+        """
+        select a.id, a.group_id, a.audience, a.user_id, a.identifier, a.category, a.phase,
+               a.node_id, ltrim(a.source_id, '/') as source_id,
+               a.instantaneous::text as instantaneous, a.energy::text as energy
+          from asset as a
+          join unnest(%s::bigint[], %s::text[]) as wanted (group_id, audience)
+            on a.group_id = wanted.group_id and a.audience = wanted.audience
+         where a.enabled
+         order by a.id
+        """,
+        ([row.group_id for row in due], [row.audience for row in due]),
+    )
+    return [
+        Asset(
+            id=row.id,
+            group_id=row.group_id,
+            audience=row.audience,
+            user_id=row.user_id,
+            identifier=row.identifier,
+            category=row.category,
+            phase=row.phase,
+            node_id=row.node_id,
+            source_id=row.source_id,
+            instantaneous=_settings(row.instantaneous),
+            energy=_settings(row.energy),
+        )
+        for row in await cursor.fetchall()
+    ]
+
+
+def _settings(text: str | None) -> dict[str, Any] | None:
+    return _decode(text) if text and text != "null" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """A property of an asset's stream around [start_at, end_at).
+
+    `accumulating`: it is looked for among the accumulating properties first, else among the
+    instantaneous ones first. Flat datum do not tell the two apart.
+    """
+
+    asset: Asset
+    property: str
+    accumulating: bool
+    start_at: datetime
+    end_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadingRow:
+    position: int
+    at: datetime
+    value: Decimal
+
+
+async def readings(conn: AsyncConnection, sought: Sequence[Sought]) -> list[tuple[Reading, ...]]:
+    """Return the readings of each property, in order of time.
+
+    They begin with the last one at or before the start and end with the first one at or after
+    the end, if these are at most a day away from it. Values that are not numbers are no readings.
+    """
+    found: list[tuple[Reading, ...]] = [()] * len(sought)
+    if not sought:
+        return found
+    cursor = conn.cursor(row_factory=class_row(_ReadingRow))
+    await cursor.execute(
+        """
+        with sought as materialized (
+            select w.position, s.id as stream_id, w.property, w.accumulating,
+                   w.start_at, w.end_at
+              from unnest(%(users)s::bigint[], %(nodes)s::bigint[], %(sources)s::text[],
+                          %(properties)s::text[], %(accumulating)s::boolean[],
+                          %(starts)s::timestamptz[], %(ends)s::timestamptz[])
+                   with ordinality as w (user_id, node_id, source_id, property, accumulating,
+                                         start_at, end_at, position)
+              join stream as s using (user_id, node_id, source_id)
+        ), raw as (
+            select w.position, w.property, w.accumulating, d.at, d.i, d.a, 'inside' as place
+              from sought as w
+             cross join lateral (
+                   select at, i, a from datum
+                    where stream_id = w.stream_id and at >= w.start_at and at < w.end_at
+                      and at >= %(earliest)s and at < %(latest)s) as d
+             union all
+            select w.position, w.property, w.accumulating, d.at, d.i, d.a, 'before'
+              from sought as w
+             cross join lateral (
+                   select at, i, a from datum
+                    where stream_id = w.stream_id
+                      and at >= w.start_at - %(reach)s and at < w.start_at
+                      and at >= %(earliest)s and at < %(latest)s
+                    order by at desc limit %(searched)s) as d
+             union all
+            select w.position, w.property, w.accumulating, d.at, d.i, d.a, 'after'
+              from sought as w
+             cross join lateral (
+                   select at, i, a from datum
+                    where stream_id = w.stream_id
+                      and at >= w.end_at and at < w.end_at + %(reach)s
+                      and at >= %(earliest)s and at < %(latest)s
+                    order by at limit %(searched)s) as d
+        ), numbers as (
+            select position, at, place,
+                   case when accumulating
+                        then case when jsonb_typeof(a -> property) = 'number'
+                                  then a -> property else i -> property end
+                        else case when jsonb_typeof(i -> property) = 'number'
+                                  then i -> property else a -> property end
+                   end as number
+              from raw
+        ), ranked as (
+            select position, at, place, number::numeric as value,
+                   row_number() over (partition by position, place order by at) as from_first,
+                   row_number() over (partition by position, place order by at desc) as from_last
+              from numbers
+             where jsonb_typeof(number) = 'number'
+        )
+        select position, at, value
+          from ranked
+         where place = 'inside'
+            or place = 'before' and from_last = 1
+            or place = 'after' and from_first = 1
+         order by position, at
+        """,
+        {
+            "users": [w.asset.user_id for w in sought],
+            "nodes": [w.asset.node_id for w in sought],
+            "sources": [w.asset.source_id for w in sought],
+            "properties": [w.property for w in sought],
+            "accumulating": [w.accumulating for w in sought],
+            "starts": [w.start_at for w in sought],
+            "ends": [w.end_at for w in sought],
+            "reach": REACH,
+            "searched": _SEARCHED,
+            # Constants, so that partitions out of question are not even looked at.
+            "earliest": min(w.start_at for w in sought) - REACH,
+            "latest": max(w.end_at for w in sought) + REACH,
+        },
+    )
+    for position, rows in groupby(await cursor.fetchall(), key=lambda row: row.position):
+        read = [Reading(row.at, row.value) for row in rows]
+        start_at = sought[position - 1].start_at
+        found[position - 1] = tuple(read[1:] if read[1:] and read[1].at == start_at else read)
+    return found

@@ -1,0 +1,110 @@
+"""What a request says: its body, the id in its path, the page that it wants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from aiohttp import web
+
+from fpd.errors import Malformed
+from fpd.web.body import json_body
+from fpd.web.manage.fields import MOST
+from fpd.web.manage.refusals import Absent, Fault, Invalid, Unreadable
+
+_LARGEST_PAGE = 10_000
+
+
+class _Repeated(ValueError):
+    """An object has a key twice; the text is the key."""
+
+
+async def document(request: web.Request) -> Mapping[str, Any]:
+    """Return the JSON object in the body.
+
+    Raises Unreadable when it is not JSON or repeats a key, Invalid when it is no object, and
+    what `json_body` raises.
+    """
+    raw = await json_body(request)
+    try:
+        # RFC 8259 says UTF-8; left to itself json would guess at other encodings.
+        said = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_not_json)
+    except _Repeated as error:
+        fault = Fault(str(error), "is given twice")
+        raise Unreadable("the body repeats a key", [fault]) from None
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"the body is not JSON: {error}", []) from None
+    if not isinstance(said, dict):
+        raise Invalid([Fault("", "expected an object")])
+    return said
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen = dict(pairs)
+    if len(seen) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Repeated(next(name for name in names if names.count(name) > 1))
+    return seen
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")
+
+
+def path_id(request: web.Request, name: str) -> int:
+    """Return an id out of the path. Raises Absent for what no id can be."""
+    text = request.match_info[name]
+    if (
+        text.isascii()
+        and text.isdecimal()
+        and len(text) <= len(str(MOST))
+        and 0 < int(text) <= MOST
+    ):
+        return int(text)
+    raise absent(name)
+
+
+def absent(name: str) -> Absent:
+    """Return the refusal of an id that the user has not, whoever else may have it."""
+    return Absent("there is nothing with this id", [Fault(f"path.{name}", "is not known")])
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of a list is wanted (decision M9)."""
+
+    offset: int
+    limit: int
+
+
+def wanted_page(request: web.Request) -> Page | None:
+    """Return the page that `max` and `offset` ask for, None when the whole list is wanted.
+
+    Raises Invalid, naming each that is out of range.
+    """
+    if not {"max", "offset"} & set(request.query):
+        return None
+    faults: list[Fault] = []
+
+    def number(name: str, default: int, least: int, most: int) -> int:
+        text = request.query.get(name, str(default))
+        try:
+            return _bounded(text, least, most)
+        except Malformed as error:
+            faults.append(Fault(f"query.{name}", str(error)))
+            return default
+
+    page = Page(number("offset", 0, 0, MOST), number("max", _LARGEST_PAGE, 1, _LARGEST_PAGE))
+    if faults:
+        raise Invalid(faults)
+    return page
+
+
+def _bounded(text: str, least: int, most: int) -> int:
+    if text.isascii() and text.isdecimal() and len(text) <= len(str(most)):
+        number = int(text)
+        if least <= number <= most:
+            return number
+    raise Malformed(f"expected a whole number from {least} to {most}")

@@ -1,0 +1,201 @@
+"""What devices are wanted to do, without any device: the arithmetic around the domain's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from fpd.adapters.device import Profile, Reading, Release, Setpoint
+from fpd.config import BatteryDevice, BluegenDevice
+from fpd.domain.control.caps import Window, tick_of
+from fpd.domain.control.ticks import UnitLimits
+from fpd.domain.forecast import Envelope, Reason
+from fpd.flows import fuel_cells, steering
+from fpd.flows.control_settings import properties_of, settings_of
+from fpd.flows.steering import Measured, Steered, Wanted
+from fpd.store.control import Asset, Property
+from fpd.store.devices import DeviceState
+
+NOW = datetime(2025, 3, 12, 10, tzinfo=UTC)
+STATE = DeviceState(
+    name="", health="ok", detail=None, reading=None, reading_at=None, wanted=None, wanted_at=None,
+    plan=None, group_id=None, envelope_id=None, told=None, told_at=None, confirmed=None,
+    confirmed_at=None, attempts=0, failures=0, memory=None, due_at=NOW, command_due_at=None,
+    leased_until=None,
+)  # fmt: skip
+
+
+def battery(name: str = "cellar", **given: Any) -> Steered:
+    reading = Reading(at=NOW, output_w=given.pop("output_w", 0.0), dispatchable=True, soc=60.0)
+    config = BatteryDevice(
+        name=name, type="battery", base_url="http://battery", capacity_wh=100_000,
+        max_charge_w=3300, max_discharge_w=3300,
+    )  # fmt: skip
+    told = given.pop("told", None)
+    state = replace(STATE, told=None if told is None else {"kind": "setpoint", "power_w": told})
+    return replace(
+        Steered(config=config, priority=1, state=state, reading=reading, alone=False), **given
+    )
+
+
+def cell(name: str = "cell", *, output_w: float | None = 1500, **given: Any) -> Steered:
+    limits = UnitLimits(min_w=given.pop("min_w", 800), max_w=1500, step_up_w=1999, step_dn_w=1999)
+    reading = Reading(
+        at=NOW, output_w=output_w, dispatchable=True, limits=limits,
+        profiling=given.pop("profiling", True),
+    )  # fmt: skip
+    config = BluegenDevice(
+        name=name, type="bluegen", base_url="http://cell", username="u", password="p", unit_id=1,
+        week_anchor="MON", **given,
+    )  # fmt: skip
+    return Steered(config=config, priority=1, state=STATE, reading=reading, alone=False)
+
+
+def envelope(min_w: int | None = None, max_w: int | None = None, **given: Any) -> Envelope:
+    whole: dict[str, Any] = {"optimum_w": None, "end_at": None, "reason": Reason.STATIC, **given}
+    return Envelope(start_at=NOW, min_w=min_w, max_w=max_w, forecast_ids=(), **whole)
+
+
+def steer(
+    *devices: Steered, cells: tuple[Steered, ...] = (), held: Envelope, **measured: Any
+) -> dict[str, Any]:
+    wanted = steering.batteries(
+        devices,
+        cells,
+        envelope=held,
+        measured=Measured(**{"watts": Decimal(0), **measured}),
+        margin=Decimal(0),
+        now=NOW,
+    )
+    return {w.device.name: getattr(w.command, "power_w", w.command) for w in wanted}
+
+
+def test_what_batteries_do_now_is_added_back_to_the_meter() -> None:
+    running = battery(output_w=1200.0, told=1200)
+    meter = {"watts": Decimal(3000), "at": NOW, "at_meter": True}
+    assert steer(running, held=envelope(max_w=3000), **meter) == {"cellar": 1200}
+
+
+def test_the_reading_nearest_to_the_meters_counts() -> None:
+    before = NOW - timedelta(seconds=10)
+    reading = Reading(at=NOW, output_w=1200.0, dispatchable=True, soc=60.0, recent=((before, 0.0),))
+    device = replace(battery(), reading=reading)
+    held = envelope(max_w=3000)
+    old = {"watts": Decimal(4200), "at": before + timedelta(seconds=1), "at_meter": True}
+    assert steer(device, held=held, **old) == {"cellar": 1200}, "not 2400: it had not begun"
+    new = {"watts": Decimal(3000), "at": NOW - timedelta(seconds=1), "at_meter": True}
+    assert steer(device, held=held, **new) == {"cellar": 1200}
+
+
+def test_without_a_meter_fuel_cells_and_the_unreachable_are_counted() -> None:
+    held = envelope(max_w=1000)
+    load = {"watts": Decimal(4000)}
+    assert steer(battery(), cells=(cell(),), held=held, **load) == {"cellar": 1500}
+    gone = replace(battery("gone", told=-500), alone=True)
+    assert steer(battery(), gone, held=held, **load) == {"gone": Release(), "cellar": 3300}
+    helping = replace(battery("gone", told=500), alone=True)
+    found = steer(battery(), helping, held=held, watts=Decimal(2000))
+    assert found["cellar"] == 1000, "what may have stopped helping does not count"
+
+
+def test_a_fuel_cell_of_unknown_output_counts_against_an_export_limit() -> None:
+    unknown = (cell(output_w=None),)
+    assert steer(battery(), cells=unknown, held=envelope(min_w=-1000)) == {"cellar": -500}
+    assert steer(battery(), cells=unknown, held=envelope(max_w=0)) == {"cellar": 0}
+
+
+def test_a_battery_that_was_not_read_lately_keeps_its_wish() -> None:
+    stale = replace(battery(), reading=Reading(
+        at=NOW - timedelta(seconds=61), output_w=0.0, dispatchable=True, soc=60.0
+    ))  # fmt: skip
+    assert steer(stale, held=envelope(max_w=0), watts=Decimal(2000)) == {}
+
+
+def test_a_little_energy_is_spread_over_a_block_but_not_over_a_limit_without_end() -> None:
+    small = replace(battery(), reading=Reading(at=NOW, output_w=0.0, dispatchable=True, soc=11.0))
+    load = {"watts": Decimal(9000)}
+    hour = envelope(max_w=0, end_at=NOW + timedelta(hours=1), reason=Reason.FORECAST)
+    assert steer(small, held=hour, **load) == {"cellar": 950}
+    standing = envelope(max_w=0, end_at=NOW + timedelta(hours=20))
+    assert steer(small, held=standing, **load) == {"cellar": 3300}
+
+
+def test_a_configuration_that_cannot_be_meant_releases_the_battery() -> None:
+    config = replace(battery().config, soc_min=90.0, soc_max=50.0)
+    assert steer(replace(battery(), config=config), held=envelope(max_w=0)) == {"cellar": Release()}
+
+
+def plan(*cells: Steered, export_w: int | None) -> list[Wanted]:
+    of = Window(tick_of(NOW))
+    held = envelope(None if export_w is None else -export_w)
+    return fuel_cells.profiles(cells, week=(held,), of=of)
+
+
+def test_fuel_cells_go_home_when_nothing_binds_them() -> None:
+    assert [w.command for w in plan(cell(), export_w=None)] == [Release()]
+    assert [w.command for w in plan(cell(), export_w=1500)] == [Release()]
+    kept = plan(cell(base_power_w=1000), export_w=1400)[0].command
+    assert kept == Profile(points=((0, 1000), (671, 1000)))
+
+
+@pytest.mark.parametrize(
+    ("export_w", "powers"), [(1900, [1047, 853]), (1000, [800, 500]), (5000, [None, None])]
+)
+def test_cells_share_what_exceeds_their_least(export_w: int, powers: list[int | None]) -> None:
+    wanted = plan(cell("one"), cell("two", min_w=500), export_w=export_w)
+    found = [w.command.points[0][1] if isinstance(w.command, Profile) else None for w in wanted]
+    assert found == powers
+
+
+def test_a_cell_that_ignores_profiles_takes_its_output_off_the_others() -> None:
+    wanted = plan(cell("ruled"), cell("wild", output_w=1500, profiling=False), export_w=2500)
+    assert [(w.device.name, w.command) for w in wanted] == [
+        ("ruled", Profile(points=((0, 1000), (671, 1000))))
+    ]
+
+
+def test_a_limit_that_a_cell_cannot_keep_is_on_record() -> None:
+    (wanted,) = plan(cell(), export_w=500)
+    assert wanted.plan["over_export_w"] == 300
+
+
+def test_a_setpoint_is_in_the_plan_with_what_it_leaves_undone() -> None:
+    (wanted,) = steering.batteries(
+        [battery()], [], envelope=envelope(max_w=0), measured=Measured(watts=Decimal(5000)),
+        margin=Decimal("0.02"), now=NOW,
+    )  # fmt: skip
+    assert wanted.command == Setpoint(power_w=3300)
+    assert wanted.plan["over_import_w"] == 1700
+
+
+def test_settings_that_were_never_given_have_their_defaults() -> None:
+    settings = settings_of(None)
+    assert (settings.margin, settings.flexible, settings.meter) == (Decimal("0.02"), False, None)
+    assert (settings.terms.v_ln, settings.terms.phases) == (230, 3)
+    given = settings_of(
+        {"staticExportLimit": "1500", "phases": 1, "marginPercent": 0, "gapPolicy": "HoldLast"}
+    )
+    assert (given.terms.static_export_w, given.terms.phases, given.margin) == (1500, 1, 0)
+
+
+def asset(id_: int, source: str, *, drives: bool = False, **given: Any) -> Asset:
+    instantaneous = {"propertyNames": ["watts"], "unit": "kW", "multiplier": -1, **given}
+    return Asset(
+        id=id_, group_id=1, device="cellar" if drives else None, drives=drives, priority=1,
+        node_id=7, source_id=source, instantaneous=instantaneous,
+    )  # fmt: skip
+
+
+def test_uncontrolled_assets_stand_in_for_a_meter_once_each() -> None:
+    assets = [
+        asset(1, "/battery", drives=True), asset(2, "battery"), asset(3, "/pv"), asset(4, "pv"),
+        asset(5, "/heat", unit="A"),
+    ]  # fmt: skip
+    found = properties_of(settings_of(None), assets, user_id=3)
+    assert found == [(Property(3, 7, "pv", "watts"), Decimal(-1000))]
+    metered = settings_of({"meter": {"nodeId": 1, "sourceId": "/m", "property": "w"}})
+    assert properties_of(metered, assets, user_id=3) == [(Property(3, 1, "/m", "w"), Decimal(1))]
