@@ -265,7 +265,7 @@ _STATUS_TABLES = {
     "peers": "id role name link lastHeardAt offlineModeAt",
     "groups": "id identifier envelope.minW envelope.maxW envelope.optimumW envelope.reason "
     "envelope.until measuredW measuredAt",
-    "devices": "name type health wanted confirmed at",
+    "devices": "name type health wanted confirmed readingAt",
 }
 
 

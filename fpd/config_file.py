@@ -75,7 +75,14 @@ def config_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
         return path
     if environ.get("FPD_CONFIG"):
         return Path(environ["FPD_CONFIG"])
-    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    try:
+        DEFAULT_FILE.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError:
+        # Reading it will say so; defaults in its place would run something else.
+        return DEFAULT_FILE
+    return DEFAULT_FILE
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:

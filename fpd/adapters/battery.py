@@ -25,6 +25,7 @@ from fpd.adapters.device import (
     Setpoint,
     Stopped,
     Wiring,
+    recalled,
 )
 from fpd.adapters.http import LAN_TIMEOUT_S, DeviceHttp
 from fpd.adapters.lenient import mapping
@@ -51,7 +52,7 @@ class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Battery:
     """One battery."""
 
-    visit_s = 45.0
+    visit_s = 25.0
     tries = 3
 
     def __init__(self, device: BatteryDevice, wiring: Wiring) -> None:
@@ -67,7 +68,7 @@ class Battery:
 
     async def read(self, memory: Memory) -> Reading:
         """Read the status; while the battery is not ours learn the mode that it is to get back."""
-        kept = msgspec.convert(memory, _Memory)
+        kept = recalled(memory, _Memory) or _Memory()
         status = await self._api.status()
         now = self._clock()
         if status.timestamp != kept.timestamp or kept.since is None:
@@ -90,7 +91,7 @@ class Battery:
 
     async def apply(self, command: Command, memory: Memory) -> Outcome:
         """Set the power, or give the battery back. Only a later reading confirms a setpoint."""
-        kept = msgspec.convert(memory, _Memory)
+        kept = recalled(memory, _Memory) or _Memory()
         confirmed = False
         match command:
             case Setpoint(power_w=power_w):
@@ -115,7 +116,7 @@ class Battery:
         if isinstance(command, Setpoint):
             wanted_w = command.power_w
         else:
-            kept = msgspec.convert(reading.memory, _Memory)
+            kept = recalled(reading.memory, _Memory) or _Memory()
             if kept.taken or not self._stands_still or kept.told_w is None:
                 return not kept.taken
         allowed_w = max(_FOLLOWS_WITHIN_W, _FOLLOWS_WITHIN_SHARE * abs(wanted_w))

@@ -8,7 +8,7 @@ from typing import Any
 
 from fpd.adapters.device import Unreachable
 from fpd.adapters.http import Reply
-from fpd.adapters.lenient import integer, mapping, number
+from fpd.adapters.lenient import integer, mapping, number, power
 
 _INSTALLED = 1
 
@@ -46,19 +46,19 @@ def status(reply: Reply) -> Status:
     code = integer(fields.get("returncode"))
     if code is not None:
         raise Unreachable(f"return code {code} instead of a status")
-    pac_w, usoc = number(fields.get("pac_total_w")), number(fields.get("usoc"))
+    pac_w, usoc = power(fields.get("pac_total_w")), number(fields.get("usoc"))
     if pac_w is None or usoc is None:
         missing = "Pac_total_W" if pac_w is None else "USOC"
         raise Unreachable(f"the status lacks {missing}")
-    consumption_w = _not_negative(number(fields.get("consumption_w")))
-    production_w = _not_negative(number(fields.get("production_w")))
+    consumption_w = _not_negative(power(fields.get("consumption_w")))
+    production_w = _not_negative(power(fields.get("production_w")))
     timestamp = fields.get("timestamp")
     return Status(
         pac_w=pac_w,
         usoc=min(max(usoc, 0.0), 100.0),
         consumption_w=consumption_w,
         production_w=production_w,
-        grid_w=_grid(number(fields.get("gridfeedin_w")), consumption_w, production_w, pac_w),
+        grid_w=_grid(power(fields.get("gridfeedin_w")), consumption_w, production_w, pac_w),
         frequency_hz=number(fields.get("fac")),
         voltage_v=number(fields.get("uac")),
         timestamp=None if timestamp is None else str(timestamp),

@@ -34,6 +34,7 @@ from fpd.adapters.device import (
     Setpoint,
     Stopped,
     Wiring,
+    recalled,
 )
 from fpd.adapters.http import CLOUD_TIMEOUT_S, DeviceHttp
 from fpd.adapters.lenient import mapping
@@ -146,7 +147,7 @@ class Bluegen:
 
     def shows(self, command: Command, reading: Reading) -> bool:
         """Tell whether the profile that was read back point by point is still assigned."""
-        kept = msgspec.convert(reading.memory, _Memory)
+        kept = recalled(reading.memory, _Memory) or _Memory()
         if isinstance(command, Release):
             return reading.profile_id not in kept.slots or kept.resting
         return reading.profile_id is not None and reading.profile_id == kept.assigned_pid
@@ -297,7 +298,7 @@ class Bluegen:
         return 0.0 if quota is None else self._account.requests / quota
 
     def _recalled(self, memory: Memory) -> _Memory:
-        kept = msgspec.convert(memory, _Memory)
+        kept = recalled(memory, _Memory) or _Memory()
         self._account.recall(day=kept.day, requests=kept.requests)
         return kept
 

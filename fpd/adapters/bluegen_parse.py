@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from fpd.adapters.device import Unreachable
-from fpd.adapters.lenient import integer, mapping, number
+from fpd.adapters.lenient import integer, mapping, number, power
 from fpd.domain.control.ticks import UnitLimits
 from fpd.errors import Malformed
 
@@ -76,7 +76,7 @@ def unit_status(body: Any) -> UnitStatus:
 
 def limits(body: Any, *, slew_minutes: int) -> UnitLimits:
     fields = _unwrapped(body, "limits")
-    values = [number(fields.get(key)) for key in ("minpower", "maxpower", "slew_up", "slew_dn")]
+    values = [power(fields.get(key)) for key in ("minpower", "maxpower", "slew_up", "slew_dn")]
     least, most, up, down = (Decimal("NaN") if v is None else Decimal(repr(v)) for v in values)
     try:
         return UnitLimits.of(
@@ -136,7 +136,7 @@ def points(body: Any) -> Points:
     found = []
     for entry in _list(body, "points"):
         fields = mapping(entry)
-        tick, power_w = integer(fields.get("tick")), number(fields.get("power"))
+        tick, power_w = integer(fields.get("tick")), power(fields.get("power"))
         if tick is None or power_w is None:
             raise Unreachable("the profile holds a point that is not one")
         found.append((tick, round(power_w)))

@@ -11,16 +11,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import msgspec
+import structlog
 
 from fpd.domain.control.ticks import UnitLimits
 from fpd.errors import DeviceError
 
+log = structlog.get_logger()
+
 Memory = Mapping[str, Any]
 Clock = Callable[[], datetime]
+T = TypeVar("T")
+
+
+def recalled(stored: Mapping[str, Any], kind: type[T]) -> T | None:
+    """Give stored values their form; None if they are of another version or kind of device."""
+    try:
+        return msgspec.convert(stored, kind)
+    except msgspec.ValidationError as error:
+        log.warning("device.memory_unusable", kind=kind.__name__, reason=str(error))
+        return None
 
 
 class Health(StrEnum):
@@ -72,7 +85,7 @@ class Reading:
     """
 
     at: datetime
-    output_w: float | None
+    output_w: float | None = None
     dispatchable: bool
     detail: str | None = None
     soc: float | None = None

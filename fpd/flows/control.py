@@ -34,6 +34,7 @@ log = structlog.get_logger()
 _LEASE = timedelta(seconds=30)
 _BATCH = 100
 _STALE_METER_S = 60.0
+_MOST_W = Decimal(10**12)  # anybody may publish a datum; beyond this it is nonsense
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,8 +212,9 @@ class Control:
         at_meter = settings.meter is not None
         if silent or (at_meter and not heard):
             return Measured(watts=None, at_meter=at_meter, detail="assumed: no fresh measurement")
+        watts = sum((one.value * factor for one, factor in heard), Decimal(0))
         return Measured(
-            watts=sum((one.value * factor for one, factor in heard), Decimal(0)),
+            watts=min(max(watts, -_MOST_W), _MOST_W),
             at=max((one.at for one, _ in heard), default=None),
             at_meter=at_meter,
         )

@@ -27,6 +27,7 @@ from fpd.adapters.device import (
     Result,
     Setpoint,
     Stopped,
+    recalled,
 )
 from fpd.store.devices import DeviceState
 
@@ -45,9 +46,14 @@ class Change:
     settled: tuple[str, str | None] | None = None
 
 
+class _Stored(msgspec.Struct):
+    command: Command
+
+
 def command_of(stored: Mapping[str, Any] | None) -> Command | None:
     """Read a stored command."""
-    return None if stored is None else msgspec.convert(stored, Command)
+    form = None if stored is None else recalled({"command": stored}, _Stored)
+    return None if form is None else form.command
 
 
 def stored(command: Command) -> dict[str, Any]:
@@ -58,9 +64,14 @@ def stored(command: Command) -> dict[str, Any]:
 
 def reading_of(state: DeviceState) -> Reading | None:
     """Return the last reading, however old; its memory is the device's."""
-    if state.reading is None:
-        return None
-    return replace(msgspec.convert(state.reading, Reading), memory=state.memory or {})
+    reading = None if state.reading is None else recalled(state.reading, Reading)
+    return None if reading is None else replace(reading, memory=state.memory or {})
+
+
+def _kept(reading: Reading) -> dict[str, Any]:
+    """Write a reading as it is stored: memory has a place of its own, samples become datum."""
+    written: dict[str, Any] = msgspec.to_builtins(reading)
+    return {k: v for k, v in written.items() if k not in ("memory", "samples") and v is not None}
 
 
 def after_reading(
@@ -71,10 +82,9 @@ def after_reading(
     recent: tuple[tuple[datetime, float], ...] = ()
     if before is not None and before.output_w is not None:
         recent = (*before.recent, (before.at, before.output_w))[-_RECENT:]
-    kept = replace(reading, recent=recent, samples=(), memory={})
     state = replace(
         state,
-        reading=msgspec.to_builtins(kept),
+        reading=_kept(replace(reading, recent=recent)),
         reading_at=reading.at,
         memory=reading.memory,
         failures=0,
@@ -201,8 +211,7 @@ def after_outcome(
         case Result.OUTDATED:
             reading = reading_of(state)
             if reading is not None and outcome.limits is not None:
-                kept = replace(reading, limits=outcome.limits, memory={})
-                state = replace(state, reading=msgspec.to_builtins(kept))
+                state = replace(state, reading=_kept(replace(reading, limits=outcome.limits)))
             state = replace(state, told=None, command_due_at=now + _OUTDATED_AGAIN)
             return Change(state, ("outdated", outcome.detail))
 

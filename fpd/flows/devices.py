@@ -24,7 +24,7 @@ from fpd.store.devices import DeviceState
 log = structlog.get_logger()
 
 # Beyond the longest visit: time to write down what came of it.
-_LEASE_MARGIN_S = 10.0
+_LEASE_MARGIN_S = 5.0
 
 
 class Devices:

@@ -27,7 +27,6 @@ from fpd.store import streams
 log = structlog.get_logger()
 
 _BATCH = 1000
-_MOST_WAITING = 20_000  # messages
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
 _MOST_TOLD = 1000  # sources whose first bad datum is logged
 _LONGEST_WAIT_S = 5.0
@@ -41,13 +40,16 @@ class _Arrival:
     ack: Callable[[], None]
 
 
-async def run(context: Context) -> None:
-    """Take in what the configured topics bring, until cancelled."""
+async def run(context: Context, *, most_waiting: int = 20_000) -> None:
+    """Take in what the configured topics bring, until cancelled.
+
+    At most `most_waiting` messages wait for the database in memory; the broker keeps the others.
+    """
     filters = [wanted.topic for wanted in context.config.mqtt.subscribe if wanted.format == "datum"]
     for wanted in context.config.mqtt.subscribe:
         if wanted.format != "datum":
             log.warning("ingest.format_unsupported", topic=wanted.topic, format=wanted.format)
-    intake = _Intake(context)
+    intake = _Intake(context, most_waiting)
     if filters:
         context.mqtt.subscribe(filters, intake.take)
     await intake.serve()
@@ -97,8 +99,9 @@ def _months(context: Context, readings: Sequence[Datum], now: datetime) -> list[
 class _Intake:
     """The messages between the broker and the database."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, most_waiting: int) -> None:
         self._context = context
+        self._most_waiting = most_waiting
         self._waiting: deque[_Arrival] = deque()
         self._waiting_bytes = 0
         self._filled = asyncio.Event()
@@ -112,7 +115,7 @@ class _Intake:
         When too much waits it is let go unacknowledged: the broker keeps it, and is asked for it
         again once there is room. What was sent with QoS 0 is lost then, as QoS 0 allows.
         """
-        too_many = len(self._waiting) >= _MOST_WAITING
+        too_many = len(self._waiting) >= self._most_waiting
         if too_many or self._waiting_bytes + len(payload) > _MOST_WAITING_BYTES:
             if not self._overflowed:
                 log.warning("ingest.overflowed", waiting=len(self._waiting))

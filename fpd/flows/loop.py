@@ -46,6 +46,7 @@ class Loop:
 
     async def run(self) -> None:
         """Serve rings until stopped."""
+        self.progress_at = asyncio.get_running_loop().time()
         while True:
             await self._ring.wait()
             if self._stopping:

@@ -15,7 +15,7 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg.errors import UniqueViolation
 
-from fpd.domain.link import LinkEvent, after
+from fpd.domain.link import Link, LinkEvent, after
 from fpd.errors import Forbidden, Malformed, NoCommonVersion
 from fpd.flows.context import Context
 from fpd.flows.inbound import Inbound, once
@@ -39,7 +39,8 @@ def new_token() -> str:
 
 def sha256(token: str) -> bytes:
     """Return what is stored of an inbound token."""
-    return hashlib.sha256(token.encode()).digest()
+    # A header may hold any bytes; what is not text is still just not a token of ours.
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def base_url(context: Context) -> str:
@@ -194,7 +195,7 @@ async def _save(
     context: Context,
     conn: AsyncConnection,
     peer: peers.Peer,
-    link: str,
+    link: Link,
     url: str,
     token: str,
     now: datetime,

@@ -98,7 +98,8 @@ def batteries(
     # One that was not read lately keeps its wish: control decides anew as soon as it is read.
     unfit = [d for d in devices if d not in usable and (d.alone or d.fresh(now))]
     wanted = [w for d in unfit for w in rest([d], _why_not(d))]
-    load_w, fuel_cell_w, reason = _load(devices, usable, cells, envelope, measured, now)
+    load_w, fuel_cell_w, source = _load(devices, usable, cells, envelope, measured, now)
+    reason = f"limits: {envelope.reason}; load: {source}"
     task = Task(
         net_load_w=load_w,
         fuel_cell_w=fuel_cell_w,
@@ -204,11 +205,15 @@ def _load(
     """Return the load without the usable batteries, what fuel cells take off it, and from what."""
     if measured.watts is None or measured.at_meter:
         delivered_w = sum((_output_w(d, measured.at) for d in usable), Decimal(0))
-        return (measured.watts or Decimal(0)) + delivered_w, Decimal(0), measured.detail or "meter"
+        return (
+            (measured.watts or Decimal(0)) + delivered_w,
+            Decimal(0),
+            measured.detail or "measured by the meter",
+        )
     out_of_reach = [d for d in devices if d not in usable]
     assumed_w = sum((_assumed_w(d, envelope) for d in out_of_reach), Decimal(0))
     cells_w = sum((_cell_w(d, envelope, now) for d in cells), Decimal(0))
-    return measured.watts - assumed_w, cells_w, measured.detail or "uncontrolled assets"
+    return measured.watts - assumed_w, cells_w, measured.detail or "that of the uncontrolled assets"
 
 
 def _worst(task: Task) -> Task:

@@ -20,6 +20,7 @@ from fpd.adapters.device import (
     DeviceFault,
     Excluded,
     Release,
+    Result,
     Setpoint,
     Unreachable,
 )
@@ -101,11 +102,10 @@ class Visit:
         )
         # Datum first: what the device measured may be what control decides from.
         await readings.keep(self._context, self._device, reading.samples)
-        await self._write(change)
+        await self._write(change, wake=True)
         self._context.metrics.device_reading_at.labels(self._device.name).set(
             reading.at.timestamp()
         )
-        self._context.bells.control()
         # After an absence, the device's or ours, control decides anew before anything is told.
         return not (was_away or self._decision_is_old(self._context.clock()))
 
@@ -120,17 +120,19 @@ class Visit:
         except DeviceFault as fault:
             now = self._context.clock()
             change = rules.after_refusal(self._state, fault, adapter=self._adapter, now=now)
-            result = "failed"
+            result: Result | str = "failed"
         else:
             now = self._context.clock()
             change = rules.after_outcome(self._state, outcome, adapter=self._adapter, now=now)
-            result = outcome.result.value
-        self._context.metrics.commands.labels(self._device.name, result).inc()
+            result = outcome.result
+        self._context.metrics.commands.labels(self._device.name, str(result)).inc()
         log.info(
-            "device.told", device=self._device.name, command=rules.shown(command), result=result
+            "device.told",
+            device=self._device.name,
+            command=rules.shown(command),
+            result=str(result),
         )
-        await self._write(change)
-        self._context.bells.control()
+        await self._write(change, wake=result not in (Result.ACCEPTED, Result.CONFIRMED))
 
     def _due_command(self, now: datetime) -> Command | None:
         """Return what to send now, if anything."""
@@ -190,8 +192,8 @@ class Visit:
             )
         self._state = begun
 
-    async def _write(self, change: Change) -> None:
-        """Keep what has changed and let control look at it."""
+    async def _write(self, change: Change, *, wake: bool) -> None:
+        """Keep what has changed; `wake`: control is to look at it."""
         now = self._context.clock()
         async with self._context.db.transaction() as conn:
             await self._keep(conn, change.state, release=False, now=now)
@@ -200,8 +202,11 @@ class Visit:
                 await devices.settle_command(
                     conn, name=self._device.name, outcome=outcome, detail=detail, now=now
                 )
-            await control.wake(conn, device=self._device.name, now=now)
+            if wake:
+                await control.wake(conn, device=self._device.name, now=now)
         self._state = change.state
+        if wake:
+            self._context.bells.control()
 
     async def _save(self, *, release: bool) -> None:
         now = self._context.clock()

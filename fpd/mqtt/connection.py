@@ -106,8 +106,21 @@ def _client(endpoint: Endpoint) -> Client:
     if endpoint.username is not None:
         client.username_pw_set(endpoint.username, endpoint.password)
     if endpoint.tls:
-        client.tls_set_context(ssl.create_default_context(cafile=endpoint.ca_file))
+        context = ssl.create_default_context(cafile=endpoint.ca_file)
+        context.sslsocket_class = _TlsSocket
+        client.tls_set_context(context)
     return client
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when no agreement is reached, where paho would leave it lying about."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
 
 
 class Connection:

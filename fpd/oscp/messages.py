@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -140,7 +140,7 @@ class UpdateAssetMeasurements(Struct, frozen=True):
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 T = TypeVar("T", bound=Struct)
-_DECODERS = {
+_DECODERS: dict[type[Struct], msgspec.json.Decoder[Any]] = {
     message: msgspec.json.Decoder(message)
     for message in (
         Register,
@@ -160,11 +160,12 @@ def encode(message: Struct) -> bytes:
 def decode(body: bytes, message: type[T]) -> T:
     """Read a message. Raises Malformed with one line that names the field."""
     try:
-        return _DECODERS[message].decode(body)
+        decoded: T = _DECODERS[message].decode(body)
     except msgspec.ValidationError as error:
         raise Malformed(_plain(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the body is not JSON: {error}") from None
+    return decoded
 
 
 def _plain(message: str) -> str:

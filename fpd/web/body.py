@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from fpd.errors import FpdError
+from fpd.errors import FpdError, Malformed
 
 _PATIENCE_S = 30
 
@@ -22,7 +22,8 @@ class TooSlow(FpdError):
 async def json_body(request: web.Request, *, empty_allowed: bool = False) -> bytes:
     """Return the body's bytes. A missing Content-Type is taken for JSON (decision M3).
 
-    Raises NotJson, TooSlow, and aiohttp's HTTPRequestEntityTooLarge.
+    Raises NotJson, TooSlow, Malformed (an encoding that cannot be undone), and aiohttp's
+    HTTPRequestEntityTooLarge.
     """
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     is_json = kind in ("", "application/json") or kind.endswith("+json")
@@ -33,3 +34,5 @@ async def json_body(request: web.Request, *, empty_allowed: bool = False) -> byt
             return await request.read()
     except TimeoutError:
         raise TooSlow("the body did not arrive in time") from None
+    except web.RequestPayloadError as error:
+        raise Malformed(f"the body cannot be read: {error}") from None

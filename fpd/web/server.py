@@ -40,7 +40,7 @@ _STATUS: dict[type[errors.FpdError], HTTPStatus] = {
 def application(context: Context, loops: Sequence[Loop]) -> web.Application:
     """Return the application with every route of fpd."""
     app = web.Application(
-        middlewares=[_observe, _say_no],
+        middlewares=[_observe, _say_no, manage.say_no],
         client_max_size=int(context.config.http.max_body_mb * 1024 * 1024),
     )
     app[CONTEXT] = context

@@ -136,7 +136,8 @@ def test_the_wire_has_no_nothing() -> None:
 
 def test_the_status_of_every_link_and_the_link_of_every_status() -> None:
     by_status = {
-        status: [l for l in Link if status_of(l) is status] for status in RegistrationStatus
+        status: [link for link in Link if status_of(link) is status]
+        for status in RegistrationStatus
     }
     assert by_status == {
         RegistrationStatus.PENDING: [Link.PROVISIONED, Link.REGISTERING, Link.UNREGISTERED],

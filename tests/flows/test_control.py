@@ -465,6 +465,53 @@ async def test_a_unit_that_heats_up_will_wake_up_limited(
         assert running(service)["watts"] == 1000
 
 
+async def test_a_newer_battery_is_taken_in_manual_mode_and_given_back(
+    db: Database, clock: Hands
+) -> None:
+    simulator = Battery(BatteryOptions(api="v2", auth_token="secret", usoc=60), clock=clock)
+    await simulator.start()
+    simulator.switch({"consumption_w": 4200})
+    device = battery(simulator.url, api="v2", token="secret")
+    try:
+        async with house(db, clock, device) as site:
+            group_id = await site.group({"cellar": {}}, {"meter": METER, "marginPercent": 0})
+            await site.look()
+            assert simulator.state()["mode"] == "2"
+            end_at = WEDNESDAY + timedelta(minutes=2)
+            await site.forecast(group_id, "CONSUMPTION", 3000, start_at=WEDNESDAY, end_at=end_at)
+            await site.live(seconds=20)
+            assert (simulator.state()["mode"], delivers(simulator)) == ("1", 1200)
+            await site.live(seconds=120)
+            assert simulator.state()["mode"] == "2"
+            assert (await site.state("cellar"))["confirmed"] == {"kind": "release"}
+            assert simulator.journal.find(Filter(invalid=True)) == []
+    finally:
+        await simulator.stop()
+
+
+async def test_a_battery_under_a_virtual_power_plant_is_not_hammered(
+    db: Database, clock: Hands
+) -> None:
+    simulator = Battery(BatteryOptions(api="v2", auth_token="secret", usoc=60), clock=clock)
+    await simulator.start()
+    simulator.switch({"consumption_w": 4200, "vpp": True})
+    device = battery(simulator.url, api="v2", token="secret")
+    try:
+        async with house(db, clock, device) as site:
+            group_id = await site.group({"cellar": {}}, {"meter": METER})
+            await site.forecast(group_id, "CONSUMPTION", 3000, **BLOCK)
+            await site.live(seconds=300)
+            state = await site.state("cellar")
+            assert (state["health"], state["detail"]) == ("degraded", "VPP has priority")
+            assert len(writes(simulator)) == 1
+            assert [outcome for _, outcome in await site.commands("cellar")] == ["refused"]
+            simulator.switch({"vpp": False})
+            await site.live(seconds=720)
+            assert delivers(simulator) > 1200
+    finally:
+        await simulator.stop()
+
+
 async def test_a_lost_decision_loop_lets_the_battery_go(
     db: Database, clock: Hands, cellar: Battery
 ) -> None:

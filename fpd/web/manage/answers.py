@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 ROOT: Final = "/solaruser/"
 _LONGEST: Final = 500
+_MOST_FAULTS: Final = 100
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -79,7 +80,8 @@ def _refusal(error: Exception, message: str) -> web.Response:
         "code": code,
         "message": _told(message),
         "errors": [
-            {"location": _told(fault.location), "message": _told(fault.message)} for fault in faults
+            {"location": _told(fault.location), "message": _told(fault.message)}
+            for fault in faults[:_MOST_FAULTS]
         ],
     }
     headers = {}

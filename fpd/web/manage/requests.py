@@ -27,7 +27,10 @@ async def document(request: web.Request) -> Mapping[str, Any]:
     Raises Unreadable when it is not JSON or repeats a key, Invalid when it is no object, and
     what `json_body` raises.
     """
-    raw = await json_body(request)
+    try:
+        raw = await json_body(request)
+    except web.RequestPayloadError:
+        raise Unreadable("the body does not fit its Content-Encoding", []) from None
     try:
         # RFC 8259 says UTF-8; left to itself json would guess at other encodings.
         said = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_not_json)
@@ -42,10 +45,11 @@ async def document(request: web.Request) -> Mapping[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen = dict(pairs)
-    if len(seen) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Repeated(next(name for name in names if names.count(name) > 1))
+    seen: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in seen:
+            raise _Repeated(name)
+        seen[name] = value
     return seen
 
 
@@ -55,15 +59,10 @@ def _not_json(constant: str) -> NoReturn:
 
 def path_id(request: web.Request, name: str) -> int:
     """Return an id out of the path. Raises Absent for what no id can be."""
-    text = request.match_info[name]
-    if (
-        text.isascii()
-        and text.isdecimal()
-        and len(text) <= len(str(MOST))
-        and 0 < int(text) <= MOST
-    ):
-        return int(text)
-    raise absent(name)
+    try:
+        return _bounded(request.match_info[name], 1, MOST)
+    except Malformed:
+        raise absent(name) from None
 
 
 def absent(name: str) -> Absent:

@@ -81,6 +81,7 @@ _METER: Final = Part(
     )
 )
 
+# Interpretation: decision M10, limits are whole watts.
 _GROUP_CONTROL: Final = Part(
     (
         Field(name="staticImportLimit", kind=Number(least=0, whole=True)),

@@ -1,0 +1,129 @@
+"""Publications: order, leases, and which settings say what is published where."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection
+
+from fpd.store import publications
+from fpd.store.publications import Publication
+
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+LEASE = timedelta(seconds=30)
+
+
+@pytest.fixture
+async def conn(database_url: str) -> AsyncIterator[AsyncConnection]:
+    async with await AsyncConnection.connect(database_url, autocommit=True) as conn:
+        yield conn
+
+
+async def owe(conn: AsyncConnection, *topics: str, now: datetime = NOON) -> None:
+    messages = [Publication(topic, str(n).encode()) for n, topic in enumerate(topics)]
+    await publications.owe(conn, messages, now=now)
+
+
+async def claim(conn: AsyncConnection, *, now: datetime = NOON, limit: int = 10) -> list[int]:
+    async with conn.transaction():
+        taken = await publications.claim(conn, now=now, lease=LEASE, limit=limit)
+    return [message.id for message in taken]
+
+
+async def test_messages_are_claimed_in_order_and_once(conn: AsyncConnection) -> None:
+    assert not await publications.are_owed(conn)
+    await owe(conn, "a", "b", "a")
+    assert await publications.are_owed(conn)
+    assert await claim(conn, limit=2) == [1, 2]
+    assert await claim(conn) == []  # the third has the topic of the first
+    await publications.settle(conn, published=[1, 2], given_back=[])
+    assert await claim(conn) == [3]
+
+
+async def test_a_killed_daemon_gives_its_messages_back(conn: AsyncConnection) -> None:
+    await owe(conn, "a", "b")
+    assert await claim(conn) == [1, 2]
+    assert await claim(conn, now=NOON + LEASE) == [1, 2]
+
+
+async def test_what_was_not_published_is_there_for_the_next_claim(conn: AsyncConnection) -> None:
+    await owe(conn, "a", "a", "b")
+    assert await claim(conn) == [1, 2, 3]
+    await publications.settle(conn, published=[1], given_back=[2, 3])
+    assert await claim(conn) == [2, 3]
+
+
+async def test_what_nobody_ever_took_is_forgotten(conn: AsyncConnection) -> None:
+    await owe(conn, "old", now=NOON - timedelta(days=2))
+    await owe(conn, "new")
+    assert await publications.forget(conn, before=NOON - timedelta(days=1)) == 1
+    assert await claim(conn) == [2]
+
+
+async def site(conn: AsyncConnection) -> None:
+    """A provider with two groups, the first of them with an optimizer."""
+    await conn.execute("insert into account values (1, %s)", (NOON,))
+    for name, role in (("Lines Co.", "CapacityProvider"), ("Opt", "CapacityOptimizer")):
+        await conn.execute(
+            """
+            insert into peer (user_id, role, name, enabled, oscp_version, link_changed_at,
+                              created_at, modified_at)
+            values (1, %(role)s, %(name)s, true, '2.0', %(now)s, %(now)s, %(now)s)
+            """,
+            {"now": NOON, "name": name, "role": role},
+        )
+    for identifier, optimizer in (("one", 2), ("two", None)):
+        await conn.execute(
+            """
+            insert into capacity_group (user_id, name, identifier, enabled, provider_id,
+                optimizer_id, provider_period_s, optimizer_period_s, created_at, modified_at)
+            values (1, 'Group', %(id)s, true, 1, %(co)s, 60, 60, %(now)s, %(now)s)
+            """,
+            {"now": NOON, "id": identifier, "co": optimizer},
+        )
+
+
+async def say(conn: AsyncConnection, group_id: int | None, **columns: Any) -> None:
+    names = ["user_id", "group_id", "created_at", "modified_at", *columns]
+    await conn.execute(
+        f"insert into publish_settings ({', '.join(names)}) "
+        f"values ({', '.join(['%s'] * len(names))})",
+        (1, group_id, NOON, NOON, *columns.values()),
+    )
+
+
+async def outlets(conn: AsyncConnection, peer_id: int = 1) -> list[tuple[Any, ...]]:
+    return [
+        (o.group_identifier, o.node_id, o.template, o.to_solar_in, o.to_solar_flux)
+        for o in await publications.outlets(conn, peer_id=peer_id)
+    ]
+
+
+async def test_without_settings_nothing_is_published(conn: AsyncConnection) -> None:
+    await site(conn)
+    assert await outlets(conn) == []
+
+
+async def test_the_users_settings_hold_for_every_group(conn: AsyncConnection) -> None:
+    await site(conn)
+    await say(conn, None, node_id=7, source_id_template="/x")
+    assert await outlets(conn) == [("one", 7, "/x", True, True), ("two", 7, "/x", True, True)]
+    assert await outlets(conn, peer_id=2) == [("one", 7, "/x", True, True)]
+
+
+async def test_a_group_overrides_field_by_field(conn: AsyncConnection) -> None:
+    await site(conn)
+    await say(conn, None, node_id=7, source_id_template="/x", publish_to_solar_in=False)
+    await say(conn, 1, node_id=8, publish_to_solar_flux=False)
+    await say(conn, 2, source_id_template="/y", publish_to_solar_in=True)
+    assert await outlets(conn) == [("one", 8, "/x", False, False), ("two", 7, "/y", True, True)]
+
+
+async def test_a_group_without_any_node_publishes_nothing(conn: AsyncConnection) -> None:
+    await site(conn)
+    await say(conn, 1, source_id_template="/y")
+    await say(conn, 2, node_id=9)
+    assert await outlets(conn) == [("two", 9, None, True, True)]
