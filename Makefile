@@ -21,6 +21,13 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
+# Debian and Ubuntu keep half of the venv module in a package of its own: fetched where we may.
+HAS_VENV := import ensurepip, venv
+VENV_PACKAGE = $(notdir $(PYTHON))-venv
+AS_ROOT := $(shell test "$$(id -u)" = 0 || echo 'sudo -n')
+GET_VENV = command -v apt-get >/dev/null && $(AS_ROOT) apt-get -qq update && \
+	$(AS_ROOT) apt-get -qq install -y --no-install-recommends $(VENV_PACKAGE)
+
 .PHONY: run test check bench clean
 .DELETE_ON_ERROR:
 
@@ -61,6 +68,7 @@ $(VENV)/.check: $(VENV)/.made pyproject.toml fpd/__init__.py
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "fpd needs Python 3.11 or newer: apt install python3, or make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "$(PYTHON) is older than Python 3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c '$(HAS_VENV)' 2>/dev/null || { $(GET_VENV); } >&2 || true
+	@$(PYTHON) -c '$(HAS_VENV)' 2>/dev/null || { echo "$(PYTHON) has no venv module: apt install $(VENV_PACKAGE)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@

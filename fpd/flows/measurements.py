@@ -27,7 +27,7 @@ from fpd.store.readings import Asset, Sought
 log = structlog.get_logger()
 
 _LEASE = timedelta(seconds=60)
-_BATCH = 100  # groups; the readings of all their assets are in memory at once
+_BATCH = 25  # groups; the readings of all their assets are in memory at once
 _AGAIN = timedelta(seconds=1)
 
 # Periods that could not be reported, and reports that could not be delivered, are kept this long.

@@ -5,19 +5,21 @@ from __future__ import annotations
 from datetime import timedelta
 
 from fpd.flows.context import Context
-from fpd.store import events, inbox, outbox
+from fpd.store import control, devices, events, inbox, outbox
 
 # X-Request-IDs are remembered this long (design §7).
 _IDS = timedelta(hours=24)
 _SETTLED = timedelta(days=30)
-_EVENTS = timedelta(days=400)
+_HISTORY = timedelta(days=400)
 
 
 async def step(context: Context) -> bool:
-    """Drop old request ids, settled messages and events."""
+    """Drop old request ids, settled messages, events, commands and envelopes."""
     now = context.clock()
     async with context.db.connection() as conn:
         await inbox.forget(conn, before=now - _IDS)
         await outbox.forget(conn, before=now - _SETTLED)
-        await events.forget(conn, before=now - _EVENTS)
+        await events.forget(conn, before=now - _HISTORY)
+        await devices.forget_commands(conn, before=now - _HISTORY)
+        await control.forget_envelopes(conn, before=now - _HISTORY)
     return False

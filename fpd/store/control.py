@@ -275,3 +275,18 @@ async def wake(conn: AsyncConnection, *, device: str, now: datetime) -> None:
         """,
         {"device": device, "now": now},
     )
+
+
+async def forget_envelopes(conn: AsyncConnection, *, before: datetime) -> int:
+    """Drop old envelopes but the one in force of each group; return how many."""
+    cursor = await conn.execute(
+        """
+        delete from envelope as old
+         where from_at < %s
+           and exists (select from envelope as newer
+                        where newer.group_id = old.group_id
+                          and (newer.from_at, newer.id) > (old.from_at, old.id))
+        """,
+        (before,),
+    )
+    return cursor.rowcount

@@ -281,3 +281,9 @@ async def orphans(conn: AsyncConnection, *, names: Sequence[str]) -> list[str]:
 
 def _json(value: Mapping[str, Any] | None) -> Jsonb | None:
     return None if value is None else Jsonb(dict(value))
+
+
+async def forget_commands(conn: AsyncConnection, *, before: datetime) -> int:
+    """Drop old audit rows; return how many."""
+    cursor = await conn.execute("delete from device_command where sent_at < %s", (before,))
+    return cursor.rowcount

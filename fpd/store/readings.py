@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -107,25 +108,26 @@ class Sought:
     end_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class _ReadingRow:
-    position: int
-    at: datetime
-    value: Decimal
+# Classes hold nothing but numbers; which of them is asked first is a matter of what is sought.
+_NUMBER: Final = """
+    case when w.accumulating then coalesce(a -> w.property, i -> w.property)
+         else coalesce(i -> w.property, a -> w.property) end as number
+"""
+# Bounds as constants, so that partitions out of question are not even looked at.
+_POSSIBLE: Final = "at >= %(earliest)s and at < %(latest)s"
 
 
 async def readings(conn: AsyncConnection, sought: Sequence[Sought]) -> list[tuple[Reading, ...]]:
     """Return the readings of each property, in order of time.
 
     They begin with the last one at or before the start and end with the first one at or after
-    the end, if these are at most a day away from it. Values that are not numbers are no readings.
+    the end, if these are at most a day away from it.
     """
     found: list[tuple[Reading, ...]] = [()] * len(sought)
     if not sought:
         return found
-    cursor = conn.cursor(row_factory=class_row(_ReadingRow))
-    await cursor.execute(
-        """
+    cursor = await conn.execute(
+        f"""
         with sought as materialized (
             select w.position, s.id as stream_id, w.property, w.accumulating,
                    w.start_at, w.end_at
@@ -135,52 +137,37 @@ async def readings(conn: AsyncConnection, sought: Sequence[Sought]) -> list[tupl
                    with ordinality as w (user_id, node_id, source_id, property, accumulating,
                                          start_at, end_at, position)
               join stream as s using (user_id, node_id, source_id)
-        ), raw as (
-            select w.position, w.property, w.accumulating, d.at, d.i, d.a, 'inside' as place
+        ), found as (
+            select w.position, d.at, d.number
               from sought as w
              cross join lateral (
-                   select at, i, a from datum
-                    where stream_id = w.stream_id and at >= w.start_at and at < w.end_at
-                      and at >= %(earliest)s and at < %(latest)s) as d
+                   select at, {_NUMBER} from datum
+                    where stream_id = w.stream_id and {_POSSIBLE}
+                      and at >= w.start_at and at < w.end_at) as d
              union all
-            select w.position, w.property, w.accumulating, d.at, d.i, d.a, 'before'
+            select w.position, d.at, d.number
               from sought as w
              cross join lateral (
-                   select at, i, a from datum
-                    where stream_id = w.stream_id
-                      and at >= w.start_at - %(reach)s and at < w.start_at
-                      and at >= %(earliest)s and at < %(latest)s
-                    order by at desc limit %(searched)s) as d
+                   select at, number
+                     from (select at, {_NUMBER} from datum
+                            where stream_id = w.stream_id and {_POSSIBLE}
+                              and at >= w.start_at - %(reach)s and at < w.start_at
+                            order by at desc limit %(searched)s) as near
+                    where number is not null order by at desc limit 1) as d
              union all
-            select w.position, w.property, w.accumulating, d.at, d.i, d.a, 'after'
+            select w.position, d.at, d.number
               from sought as w
              cross join lateral (
-                   select at, i, a from datum
-                    where stream_id = w.stream_id
-                      and at >= w.end_at and at < w.end_at + %(reach)s
-                      and at >= %(earliest)s and at < %(latest)s
-                    order by at limit %(searched)s) as d
-        ), numbers as (
-            select position, at, place,
-                   case when accumulating
-                        then case when jsonb_typeof(a -> property) = 'number'
-                                  then a -> property else i -> property end
-                        else case when jsonb_typeof(i -> property) = 'number'
-                                  then i -> property else a -> property end
-                   end as number
-              from raw
-        ), ranked as (
-            select position, at, place, number::numeric as value,
-                   row_number() over (partition by position, place order by at) as from_first,
-                   row_number() over (partition by position, place order by at desc) as from_last
-              from numbers
-             where jsonb_typeof(number) = 'number'
+                   select at, number
+                     from (select at, {_NUMBER} from datum
+                            where stream_id = w.stream_id and {_POSSIBLE}
+                              and at >= w.end_at and at < w.end_at + %(reach)s
+                            order by at limit %(searched)s) as near
+                    where number is not null order by at limit 1) as d
         )
-        select position, at, value
-          from ranked
-         where place = 'inside'
-            or place = 'before' and from_last = 1
-            or place = 'after' and from_first = 1
+        select position, at, number::numeric
+          from found
+         where jsonb_typeof(number) = 'number'
          order by position, at
         """,
         {
@@ -193,13 +180,12 @@ async def readings(conn: AsyncConnection, sought: Sequence[Sought]) -> list[tupl
             "ends": [w.end_at for w in sought],
             "reach": REACH,
             "searched": _SEARCHED,
-            # Constants, so that partitions out of question are not even looked at.
             "earliest": min(w.start_at for w in sought) - REACH,
             "latest": max(w.end_at for w in sought) + REACH,
         },
     )
-    for position, rows in groupby(await cursor.fetchall(), key=lambda row: row.position):
-        read = [Reading(row.at, row.value) for row in rows]
+    for position, rows in groupby(await cursor.fetchall(), key=itemgetter(0)):
+        read = [Reading(at, value) for _, at, value in rows]
         start_at = sought[position - 1].start_at
         found[position - 1] = tuple(read[1:] if read[1:] and read[1].at == start_at else read)
     return found

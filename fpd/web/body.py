@@ -15,6 +15,10 @@ class NotJson(FpdError):
     """The body says it is something else than JSON (415)."""
 
 
+class Undecodable(Malformed):
+    """The body does not fit its Content-Encoding (400)."""
+
+
 class TooSlow(FpdError):
     """The body did not arrive in time (408)."""
 
@@ -22,8 +26,7 @@ class TooSlow(FpdError):
 async def json_body(request: web.Request, *, empty_allowed: bool = False) -> bytes:
     """Return the body's bytes. A missing Content-Type is taken for JSON (decision M3).
 
-    Raises NotJson, TooSlow, Malformed (an encoding that cannot be undone), and aiohttp's
-    HTTPRequestEntityTooLarge.
+    Raises NotJson, TooSlow, Undecodable, and aiohttp's HTTPRequestEntityTooLarge.
     """
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     is_json = kind in ("", "application/json") or kind.endswith("+json")
@@ -34,5 +37,5 @@ async def json_body(request: web.Request, *, empty_allowed: bool = False) -> byt
             return await request.read()
     except TimeoutError:
         raise TooSlow("the body did not arrive in time") from None
-    except web.RequestPayloadError as error:
-        raise Malformed(f"the body cannot be read: {error}") from None
+    except web.RequestPayloadError:
+        raise Undecodable("the body does not fit its Content-Encoding") from None

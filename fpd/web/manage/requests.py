@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from fpd.errors import Malformed
-from fpd.web.body import json_body
+from fpd.web.body import Undecodable, json_body
 from fpd.web.manage.fields import MOST
 from fpd.web.manage.refusals import Absent, Fault, Invalid, Unreadable
 
@@ -29,8 +29,8 @@ async def document(request: web.Request) -> Mapping[str, Any]:
     """
     try:
         raw = await json_body(request)
-    except web.RequestPayloadError:
-        raise Unreadable("the body does not fit its Content-Encoding", []) from None
+    except Undecodable as error:
+        raise Unreadable(str(error), []) from None
     try:
         # RFC 8259 says UTF-8; left to itself json would guess at other encodings.
         said = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_not_json)
