@@ -115,12 +115,15 @@ class Control:
                 settings[group.group_id], by_group[group.group_id], user_id=group.user_id
             )
         ]
+        # Measurements before states: a state that is newer than a measurement still knows what
+        # the device did then; a measurement newer than its state could not be explained.
+        latest = await control.latest(conn, properties=wanted, now=now)
         return Snapshot(
             forecasts=await forecasts.load(conn, group_ids=group_ids, at=now),
             in_force=await control.newest_envelopes(conn, group_ids=group_ids),
             assets=by_group,
             states=await devices.load(conn, names=list(self._configured)),
-            latest=await control.latest(conn, properties=wanted, now=now),
+            latest=latest,
         )
 
     def _decide(

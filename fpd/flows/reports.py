@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from itertools import groupby
 from typing import Final
 
 import structlog
@@ -212,12 +211,10 @@ def _group_entries(
     metered = [r for r in results if r.metering.energy is not None]
     if not summed:
         return [entry for r in metered for entry in _entries([r], continuous)]
-    alike = sorted(metered, key=_kind)
-    return [
-        entry
-        for _, parts in groupby(alike, key=_kind)
-        for entry in _entries(list(parts), continuous)
-    ]
+    kinds: dict[object, list[Result]] = {}
+    for r in metered:
+        kinds.setdefault(_kind(r), []).append(r)
+    return [entry for parts in kinds.values() for entry in _entries(parts, continuous)]
 
 
 def _kind(result: Result) -> tuple[Phase, EnergyDirection, EnergyType]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from datetime import timedelta
 
 from fpd.flows.context import Context
-from fpd.store import control, devices, events, inbox, outbox
+from fpd.store import control, devices, events, inbox, outbox, publications, streams
 
 # X-Request-IDs are remembered this long (design §7).
 _IDS = timedelta(hours=24)
 _SETTLED = timedelta(days=30)
 _HISTORY = timedelta(days=400)
+# A broker that is away longer than this gets no more of the past.
+_PUBLICATIONS = timedelta(days=7)
 
 
 async def step(context: Context) -> bool:
-    """Drop old request ids, settled messages, events, commands and envelopes."""
+    """Drop what has outlived its use; datum go by whole partitions."""
     now = context.clock()
     async with context.db.connection() as conn:
         await inbox.forget(conn, before=now - _IDS)
@@ -22,4 +24,7 @@ async def step(context: Context) -> bool:
         await events.forget(conn, before=now - _HISTORY)
         await devices.forget_commands(conn, before=now - _HISTORY)
         await control.forget_envelopes(conn, before=now - _HISTORY)
+        await publications.forget(conn, before=now - _PUBLICATIONS)
+        retention = timedelta(days=context.config.measurements.retention_days)
+        await streams.drop_partitions(conn, before=now - retention)
     return False

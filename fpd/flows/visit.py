@@ -100,9 +100,11 @@ class Visit:
         change = rules.after_reading(
             self._state, reading, adapter=self._adapter, now=self._context.clock()
         )
-        # Datum first: what the device measured may be what control decides from.
+        # The state first: it remembers what the device did before, so that control can explain
+        # an older datum by it, but not a newer datum by an older state.
+        await self._write(change, wake=False)
         await readings.keep(self._context, self._device, reading.samples)
-        await self._write(change, wake=True)
+        await self._wake()
         self._context.metrics.device_reading_at.labels(self._device.name).set(
             reading.at.timestamp()
         )
@@ -202,11 +204,15 @@ class Visit:
                 await devices.settle_command(
                     conn, name=self._device.name, outcome=outcome, detail=detail, now=now
                 )
-            if wake:
-                await control.wake(conn, device=self._device.name, now=now)
         self._state = change.state
         if wake:
-            self._context.bells.control()
+            await self._wake()
+
+    async def _wake(self) -> None:
+        """Have control look at the device's groups now."""
+        async with self._context.db.connection() as conn:
+            await control.wake(conn, device=self._device.name, now=self._context.clock())
+        self._context.bells.control()
 
     async def _save(self, *, release: bool) -> None:
         now = self._context.clock()

@@ -34,7 +34,9 @@ NOON = datetime(2030, 3, 10, 12, tzinfo=UTC)
 QUARTER = Period(NOON, NOON + timedelta(minutes=15))
 
 
-def readings(values: Mapping[int, str] | Mapping[int, int] | Mapping[float, str]) -> tuple[Reading, ...]:
+def readings(
+    values: Mapping[int, str] | Mapping[int, int] | Mapping[float, str],
+) -> tuple[Reading, ...]:
     """Readings by minutes after noon."""
     return tuple(
         Reading(NOON + timedelta(minutes=minutes), Decimal(value))

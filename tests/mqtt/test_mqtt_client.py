@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 from structlog.testing import capture_logs
@@ -157,10 +158,11 @@ async def test_a_wrong_password_is_told_but_not_shown(
     assert "secret" not in str(logs)
 
 
-def test_the_address_may_hold_the_credentials() -> None:
-    client = MqttClient(
-        "mqtt://me:p%40ss@broker.example", username=None, password=None, ca_file=None, instance="i"
-    )
-    assert "p@ss" not in repr(client._endpoint)
-    assert (client._endpoint.host, client._endpoint.port) == ("broker.example", 1883)
-    assert (client._endpoint.username, client._endpoint.password) == ("me", "p@ss")
+async def test_the_address_may_hold_the_credentials(
+    broker: EmbeddedBroker, clients: Clients
+) -> None:
+    address = broker.address
+    credentials = "subscriber:" + quote("subscriber's password")
+    client = client_at(f"mqtt://{credentials}@{address.host}:{address.port}")
+    clients.run(client)
+    await wait_for(lambda: client.connected)
