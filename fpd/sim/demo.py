@@ -138,7 +138,9 @@ class _Demo:
         after_s = time.monotonic() - self._started_s
         self._seen[stage.title] = (after_s, saw)
         if not self._console.is_terminal:
-            self._console.print(f"{after_s:5.1f} s  {stage.title}: {saw}", highlight=False)
+            self._console.print(
+                f"{after_s:5.1f} s  {stage.title}: {saw}", highlight=False, soft_wrap=True
+            )
 
     async def _conclude(self, *, complete: bool) -> int:
         if not complete:
