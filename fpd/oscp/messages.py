@@ -19,7 +19,9 @@ from fpd.domain.forecast import ForecastType
 from fpd.domain.units import Phase, Unit
 from fpd.errors import Malformed
 
-Text = Annotated[str, Meta(min_length=1)]
+# PostgreSQL keeps every character but this one.
+_NO_NUL = "^[^\\x00]*$"
+Text = Annotated[str, Meta(min_length=1, pattern=_NO_NUL)]
 Instant = Annotated[datetime, Meta(tz=True)]
 # Read as a double because a Decimal field would also take strings. The shortest text of a double
 # gives back every number of up to 15 digits exactly; what was received is kept byte for byte too.
@@ -57,13 +59,13 @@ class AssetCategory(StrEnum):
 
 class VersionUrl(Struct, frozen=True):
     version: Text
-    base_url: Annotated[str, Meta(min_length=1, max_length=256)]
+    base_url: Annotated[str, Meta(min_length=1, max_length=256, pattern=_NO_NUL)]
 
 
 class Register(Struct, frozen=True):
     """`token` is what the receiver must use towards the sender."""
 
-    token: Annotated[str, Meta(min_length=1, max_length=4096)]
+    token: Annotated[str, Meta(min_length=1, max_length=4096, pattern=_NO_NUL)]
     version_url: Annotated[tuple[VersionUrl, ...], Meta(min_length=1, max_length=64)]
 
 

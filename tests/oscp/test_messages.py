@@ -66,6 +66,7 @@ def test_what_is_wrong_with_a_block_is_named(change: dict[str, Any], field: str)
     ("document", "named"),
     [
         ({k: v for k, v in FORECAST.items() if k != "group_id"}, "group_id"),
+        ({**FORECAST, "group_id": "a\x00b"}, "group_id"),
         ({**FORECAST, "type": "LIMIT"}, "type"),
         ({**FORECAST, "forecasted_blocks": []}, "forecasted_blocks"),
         ([], "object"),
