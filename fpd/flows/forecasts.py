@@ -84,12 +84,15 @@ def checked_blocks(wire: Sequence[messages.ForecastedBlock]) -> tuple[Block, ...
     """
     blocks = []
     for index, block in enumerate(wire):
-        if block.end_time <= block.start_time:
-            raise Malformed(f"forecasted_blocks[{index}].end_time: not after start_time")
+        field = f"forecasted_blocks[{index}]"
+        start_at = messages.plausible(block.start_time, f"{field}.start_time")
+        end_at = messages.plausible(block.end_time, f"{field}.end_time")
+        if end_at <= start_at:
+            raise Malformed(f"{field}.end_time: not after start_time")
         blocks.append(
             Block(
-                start_at=block.start_time,
-                end_at=block.end_time,
+                start_at=start_at,
+                end_at=end_at,
                 capacity=Decimal(repr(block.capacity)),
                 unit=block.unit,
                 phase=block.phase,

@@ -25,6 +25,9 @@ from fpd.store.outbox import Owed
 log = structlog.get_logger()
 
 _HANDSHAKE_WAIT_S = 30.0
+# Interpretation: who wants heartbeats less often than that gets them more often: no bound is
+# specified, and instants past the end of the calendar cannot be promised.
+_LONGEST_INTERVAL_S = 7 * 86400.0
 
 
 def required_behaviour(context: Context) -> messages.RequiredBehaviour:
@@ -100,6 +103,8 @@ async def _keep(
         )
         return
     interval_s = behaviour.heartbeat_interval
+    if interval_s is not None:
+        interval_s = min(interval_s, _LONGEST_INTERVAL_S)
     await peers.save_behaviour(
         conn,
         peer_id=peer.id,

@@ -24,12 +24,12 @@ log = structlog.get_logger()
 async def receive(context: Context, inbound: Inbound, message: messages.Heartbeat) -> None:
     """Keep the peer's newest promise and publish it."""
     now = context.clock()
+    promised_at = messages.plausible(message.offline_mode_at, "offline_mode_at")
     grace = timedelta(seconds=context.config.oscp.clock_skew_grace_s)
     async with context.db.transaction() as conn, once(context, conn, inbound, now) as peer:
         if peer is None:
             return
         after(peer.link, LinkEvent.MESSAGE)
-        promised_at = message.offline_mode_at
         await peers.save_heartbeat(
             conn,
             peer_id=peer.id,

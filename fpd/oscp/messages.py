@@ -7,7 +7,7 @@ finite and not negative. Interpretation: decision P16, null for an optional fiel
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
@@ -152,6 +152,21 @@ _DECODERS: dict[type[Struct], msgspec.json.Decoder[Any]] = {
         UpdateGroupCapacityForecast,
     )
 }
+
+
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2400, 1, 1, tzinfo=UTC)
+
+
+def plausible(at: datetime, field: str) -> datetime:
+    """Return an instant of a peer's in UTC. Raises Malformed for one before 1970 or after 2399.
+
+    Interpretation: OSCP sets no bounds, but instants at the ends of the calendar can be neither
+    converted nor added to, and nobody means them.
+    """
+    if not _EARLIEST <= at < _LATEST:
+        raise Malformed(f"{field}: expected an instant from 1970 to 2399")
+    return at.astimezone(UTC)
 
 
 def encode(message: Struct) -> bytes:

@@ -62,6 +62,14 @@ def test_what_is_wrong_with_a_block_is_named(change: dict[str, Any], field: str)
     assert f".{field}: " in str(refusal.value)
 
 
+@pytest.mark.parametrize("edge", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"])
+@pytest.mark.parametrize("field", ["start_time", "end_time"])
+def test_instants_at_the_ends_of_the_calendar_are_refused(field: str, edge: str) -> None:
+    message = read({**FORECAST, "forecasted_blocks": [{**BLOCK, field: edge}]})
+    with pytest.raises(Malformed, match=f"{field}: expected an instant"):
+        checked_blocks(message.forecasted_blocks)
+
+
 @pytest.mark.parametrize(
     ("document", "named"),
     [

@@ -155,6 +155,24 @@ async def test_a_silent_peer_is_offline_and_a_handshake_brings_it_back(
         assert status == 204
 
 
+async def test_absurd_but_legal_numbers_do_no_harm(daemon: Daemon) -> None:
+    site = await make_site(daemon)
+    async with RecordingPeer("cp") as cp:
+        token = await cp.registers(daemon.url, site.provider_token)
+        await cp.shakes_hands(daemon.url, token, interval_s=1e300)
+        await cp.hears("heartbeat")
+        door = "update_group_capacity_forecast"
+        status, _, _ = await cp.says(daemon.url, door, forecast(1e308), token=token)
+        assert status == 204
+        for absurd in ("9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"):
+            status, said, _ = await cp.says(
+                daemon.url, "heartbeat", {"offline_mode_at": absurd}, token=token
+            )
+            assert status == 400 and "offline_mode_at" in said["message"]
+        await asyncio.sleep(1.5)  # every loop has been round
+        assert (await _provider(daemon))["link"] == "online"
+
+
 async def _provider(daemon: Daemon) -> Any:
     peers = (await daemon.status())["peers"]
     return next(peer for peer in peers if peer["role"] == "CapacityProvider")
