@@ -37,6 +37,8 @@ from fpd.jobs import metronome
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
 from fpd.notify import Notifier
+from fpd.oscp import tls
+from fpd.oscp.auth import Issuer
 from fpd.oscp.client import PeerClient
 from fpd.store.db import Database
 from fpd.store.vault import Vault
@@ -104,6 +106,7 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
             peers=peers,
             mqtt=broker,
             spawn=watched.spawn,
+            issuer=await _issuer(config, stack),
         )
         delivery, visits = Delivery(context), Devices(context)
         loops = _loops(context, delivery, visits)
@@ -158,6 +161,15 @@ async def _mqtt_client(config: Config, stack: contextlib.AsyncExitStack) -> Mqtt
         ca_file=settings.ca_file,
         instance=settings.instance,
     )
+
+
+async def _issuer(config: Config, stack: contextlib.AsyncExitStack) -> Issuer | None:
+    if config.oscp.jwt_issuer is None:
+        return None
+    issuer = Issuer(config.oscp)
+    await issuer.open(tls.of_issuers(config.oscp))
+    stack.push_async_callback(issuer.close)
+    return issuer
 
 
 def _kept_password(data_dir: Path) -> str:

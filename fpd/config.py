@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Network = IPv4Network | IPv6Network
+JwtAlgorithm = Literal["RS256", "ES256", "PS256"]
 
 
 def key(default: Any, why: str, **rules: Any) -> Any:
@@ -132,6 +133,34 @@ class Oscp:
         "certificate authority that peers' certificates chain to",
         readable=True,
         example="/etc/fpd/peers-ca.crt",
+    )
+    client_cert: Path | None = key(
+        None,
+        "certificate chain (PEM) that we show to peers who ask for one",
+        readable=True,
+        example="/etc/fpd/client.crt",
+    )
+    client_key: Path | None = key(
+        None, "its private key (PEM)", readable=True, example="/etc/fpd/client.key"
+    )
+    jwt_issuer: str | None = key(
+        None,
+        "issuer (iss) whose bearer tokens peers may present in place of OSCP's own",
+        schemes=("https", "http"),
+        example="https://auth.example.org/realms/oscp",
+    )
+    jwt_jwks_url: str | None = key(
+        None,
+        "where its keys are (default: jwt_issuer/.well-known/jwks.json)",
+        schemes=("https", "http"),
+        example="https://auth.example.org/realms/oscp/certs",
+    )
+    jwt_audience: str | None = key(
+        None, "audience (aud) that they must name (default: any)", example="fpd"
+    )
+    jwt_leeway_s: int = key(30, "clock difference to the issuer", minimum=0, maximum=600)
+    jwt_algorithms: tuple[JwtAlgorithm, ...] = key(
+        ("RS256", "ES256", "PS256"), "signatures that are accepted"
     )
 
 
@@ -285,6 +314,14 @@ def _both(first: str, second: str) -> Together:
 
 TOGETHER: Mapping[type, tuple[Together, ...]] = {
     Http: (_both("tls_cert", "tls_key"),),
+    Oscp: (
+        _both("client_cert", "client_key"),
+        Together(
+            frozenset({"jwt_issuer", "jwt_jwks_url"}),
+            "jwt_issuer beside jwt_jwks_url",
+            lambda oscp: oscp["jwt_jwks_url"] is None or oscp["jwt_issuer"] is not None,
+        ),
+    ),
     Mqtt: (
         Together(
             frozenset({"password", "username"}),

@@ -56,7 +56,14 @@ class Setting:
     @property
     def tables(self) -> bool:
         """Whether the value is an array of tables, as `[[device]]` is."""
-        return typing.get_origin(self.hint) is tuple and self.item != Network
+        return typing.get_origin(self.hint) is tuple and self.item != Network and not self.choices
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """What each element of a list may be, where that is a few words; else nothing."""
+        if typing.get_origin(self.hint) is not tuple:
+            return ()
+        return typing.get_args(self.item) if typing.get_origin(self.item) is Literal else ()
 
     @property
     def table(self) -> type | None:
@@ -134,6 +141,8 @@ def expected(setting: Setting) -> str:
     """Say in a few words what a key wants."""
     if setting.tables:
         return "a list of tables"
+    if setting.choices:
+        return "a list of " + " or ".join(json.dumps(choice) for choice in setting.choices)
     if typing.get_origin(setting.hint) is Literal:
         return " or ".join(json.dumps(choice) for choice in typing.get_args(setting.hint))
     if "schemes" in setting.rules:
@@ -172,6 +181,8 @@ def fit(setting: Setting, raw: object, *, folder: Path) -> object:
         return None
     if typing.get_origin(setting.hint) is Literal:
         return _choice(setting, raw)
+    if setting.choices:
+        return _chosen(setting, raw)
     return _FITTERS[setting.hint](setting, raw, folder)
 
 
@@ -182,6 +193,12 @@ def _choice(setting: Setting, raw: object) -> object:
         return raw
     meant = nearest(raw, [str(choice) for choice in choices]) if isinstance(raw, str) else None
     raise Unfit(expected(setting), meant)
+
+
+def _chosen(setting: Setting, raw: object) -> tuple[object, ...]:
+    if not isinstance(raw, list) or not raw or any(one not in setting.choices for one in raw):
+        raise Unfit(expected(setting))
+    return tuple(raw)
 
 
 def _bool(setting: Setting, raw: object, _: Path) -> bool:

@@ -3,18 +3,29 @@
     | event             | prov.  | regg.  | regd.  | online | offl.  | unreg. | failed |
     |-------------------|--------|--------|--------|--------|--------|--------|--------|
     | register          | regg.  | regg.  | regg.  | regg.  | regg.  | regg.  | regg.  |
+    | we_register       | regg.  | regg.  | regg.  | regg.  | regg.  | regg.  | regg.  |
+    | register_reply    | 403    | regd.  | regd.  | regd.  | regd.  | 403    | 403    |
     | register_accepted | –      | regd.  | –      | –      | –      | –      | regd.  |
     | register_refused  | –      | failed | –      | –      | –      | –      | –      |
     | put_register      | 403    | regd.  | regd.  | regd.  | regd.  | 403    | 403    |
     | unregister        | 403    | unreg. | unreg. | unreg. | unreg. | 403    | 403    |
+    | we_unregister     | –      | unreg. | unreg. | unreg. | unreg. | –      | –      |
     | handshake         | 403    | online | online | online | online | 403    | 403    |
     | acknowledge       | 403    | online | online | online | online | 403    | 403    |
     | message           | 403    | 403    | 403    | –      | 403    | 403    | 403    |
     | silence           | –      | –      | –      | offl.  | –      | –      | –      |
+    | sign_of_life      | –      | –      | –      | –      | online | –      | –      |
     | not_handshaken    | –      | –      | –      | regd.  | regd.  | –      | –      |
 
 (provisioned, registering, registered, online, offline, unregistered, failed; a message is a
 heartbeat, a forecast or anything else that needs a handshake.)
+
+A registration is started by the peer (register, which our own Register answers: it is accepted
+or refused) or by our operator (we_register). Ours is outstanding until the peer answers it with a
+Register of its own: that one is a register_reply and is not answered by another. Whether one is
+outstanding, and which Register is its answer, `fpd.flows.initiative` tells.
+
+A sign of life is a message of a peer whose dialect lets it end offline mode by merely speaking.
 
 "–" leaves the state alone: such events are ours and may arrive late. A refusal is a 403
 (OSCP 2.0 §4.1.3 as two implementers read it: messages before the handshake).
@@ -44,14 +55,18 @@ class Link(StrEnum):
 
 class LinkEvent(StrEnum):
     REGISTER = "register"
+    WE_REGISTER = "we_register"
+    REGISTER_REPLY = "register_reply"
     REGISTER_ACCEPTED = "register_accepted"
     REGISTER_REFUSED = "register_refused"
     PUT_REGISTER = "put_register"
     UNREGISTER = "unregister"
+    WE_UNREGISTER = "we_unregister"
     HANDSHAKE = "handshake"
     ACKNOWLEDGE = "acknowledge"
     MESSAGE = "message"
     SILENCE = "silence"
+    SIGN_OF_LIFE = "sign_of_life"
     NOT_HANDSHAKEN = "not_handshaken"
 
 
@@ -60,6 +75,8 @@ _KNOWN = frozenset({Link.REGISTERING, Link.REGISTERED, Link.ONLINE, Link.OFFLINE
 # event → (states in which it applies, state after it; None: stays, may it be ignored elsewhere)
 _TABLE: dict[LinkEvent, tuple[frozenset[Link], Link | None, bool]] = {
     LinkEvent.REGISTER: (frozenset(Link), Link.REGISTERING, False),
+    LinkEvent.WE_REGISTER: (frozenset(Link), Link.REGISTERING, False),
+    LinkEvent.REGISTER_REPLY: (_KNOWN, Link.REGISTERED, False),
     LinkEvent.REGISTER_ACCEPTED: (
         frozenset({Link.REGISTERING, Link.FAILED}),
         Link.REGISTERED,
@@ -68,10 +85,12 @@ _TABLE: dict[LinkEvent, tuple[frozenset[Link], Link | None, bool]] = {
     LinkEvent.REGISTER_REFUSED: (frozenset({Link.REGISTERING}), Link.FAILED, True),
     LinkEvent.PUT_REGISTER: (_KNOWN, Link.REGISTERED, False),
     LinkEvent.UNREGISTER: (_KNOWN, Link.UNREGISTERED, False),
+    LinkEvent.WE_UNREGISTER: (_KNOWN, Link.UNREGISTERED, True),
     LinkEvent.HANDSHAKE: (_KNOWN, Link.ONLINE, False),
     LinkEvent.ACKNOWLEDGE: (_KNOWN, Link.ONLINE, False),
     LinkEvent.MESSAGE: (frozenset({Link.ONLINE}), None, False),
     LinkEvent.SILENCE: (frozenset({Link.ONLINE}), Link.OFFLINE, True),
+    LinkEvent.SIGN_OF_LIFE: (frozenset({Link.OFFLINE}), Link.ONLINE, True),
     LinkEvent.NOT_HANDSHAKEN: (frozenset({Link.ONLINE, Link.OFFLINE}), Link.REGISTERED, True),
 }
 
@@ -80,7 +99,7 @@ _REFUSALS = {
     Link.REGISTERING: "shake hands first",
     Link.REGISTERED: "shake hands first",
     Link.OFFLINE: "you were offline: shake hands first",
-    Link.UNREGISTERED: "you unregistered: register first",
+    Link.UNREGISTERED: "the registration has ended: register first",
     Link.FAILED: "the registration failed: register again",
 }
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from fpd.config import Config
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
+from fpd.oscp.auth import Issuer
 from fpd.oscp.client import PeerClient
 from fpd.store.db import Database
 from fpd.store.vault import Vault
@@ -33,6 +34,8 @@ class Bells:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
+    """`issuer` None: bearer tokens are not accepted from peers."""
+
     config: Config
     clock: Callable[[], datetime]
     db: Database
@@ -42,3 +45,4 @@ class Context:
     mqtt: MqttClient
     spawn: Spawn
     bells: Bells = field(default_factory=Bells)
+    issuer: Issuer | None = None

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 from fpd.flows import outbound, registration
 from fpd.flows.context import Context
 from fpd.oscp.client import Answer, Verdict
-from fpd.store import events, outbox, peers
+from fpd.store import events, outbox, peers, registrations
 from fpd.store.outbox import Claimed, Settlement
 
 log = structlog.get_logger()
@@ -58,8 +58,7 @@ class Delivery:
         try:
             answer = await outbound.send(
                 self._context,
-                base_url=message.base_url,
-                token_sealed=message.outbound_token_sealed,
+                message,
                 operation=message.operation,
                 request_id=message.request_id,
                 correlation_id=message.correlation_id,
@@ -110,12 +109,23 @@ class Delivery:
                 },
             )
         if message.operation == "register":
+            begun_by_us = message.correlation_id is None
             if delivered:
-                await registration.accepted(context, conn, peer_id=message.peer_id, now=now)
+                await registration.accepted(
+                    context, conn, peer_id=message.peer_id, begun_by_us=begun_by_us, now=now
+                )
             elif answer.verdict is Verdict.REFUSED:
                 await registration.refused(
-                    context, conn, peer_id=message.peer_id, status=answer.status, now=now
+                    context,
+                    conn,
+                    peer_id=message.peer_id,
+                    request_id=message.request_id,
+                    begun_by_us=begun_by_us,
+                    status=answer.status,
+                    now=now,
                 )
+        if message.operation == registration.FAREWELL and answer.verdict is not Verdict.LATER:
+            await registrations.forget_outbound(conn, peer_id=message.peer_id)
         if message.operation == "handshake_acknowledge" and delivered:
             await peers.schedule_heartbeat(conn, peer_id=message.peer_id, due_at=now)
 

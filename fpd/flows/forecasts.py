@@ -6,6 +6,7 @@ One transaction holds all of it, so the 204 that follows means "kept, with all i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import pairwise
@@ -13,66 +14,72 @@ from itertools import pairwise
 import structlog
 from psycopg import AsyncConnection
 
-from fpd.domain.forecast import Block, ForecastType
-from fpd.domain.link import LinkEvent, after
+from fpd.domain.forecast import Block, Forecast, ForecastType
 from fpd.errors import Forbidden, Malformed, Unknown
-from fpd.flows import publishing
+from fpd.flows import forwarding, publishing
 from fpd.flows.context import Context
-from fpd.flows.inbound import Inbound, once
+from fpd.flows.inbound import Inbound
 from fpd.oscp import messages
-from fpd.oscp.headers import new_request_id
-from fpd.store import forecasts, outbox
+from fpd.store import outbox
 from fpd.store.forecasts import Addressee
-from fpd.store.outbox import Owed
+from fpd.store.intake import Kept
 from fpd.store.peers import Peer
 
 log = structlog.get_logger()
 
 
-async def receive(
-    context: Context, inbound: Inbound, message: messages.UpdateGroupCapacityForecast
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A forecast that is kept: what was said, by whom, about which group."""
+
+    inbound: Inbound
+    kept: Kept
+    peer: Peer
+    group: Addressee
+
+
+async def cause(
+    context: Context, conn: AsyncConnection, accepted: Sequence[Accepted], *, now: datetime
 ) -> None:
-    """Keep a forecast. Raises Malformed, Unknown (no such group), Forbidden (wrong role)."""
-    now = context.clock()
-    blocks = checked_blocks(message.forecasted_blocks)
-    async with context.db.transaction() as conn, once(context, conn, inbound, now) as peer:
-        if peer is None:
-            return
-        after(peer.link, LinkEvent.MESSAGE)
-        group = await _group(conn, peer, message)
-        forecast_id = await forecasts.add(
-            conn,
-            group_id=group.group_id,
-            peer_id=peer.id,
-            request_id=inbound.request_id,
-            correlation_id=inbound.correlation_id,
-            type=message.type,
-            body=inbound.body,
-            blocks=blocks,
-            now=now,
+    """Owe what kept forecasts cause, in their order: their forwards and their datum."""
+    owed = []
+    for one in accepted:
+        owed += await forwarding.owed(
+            conn, one.inbound, group=one.group, forecast=_as_heard(one.kept, now), now=now
         )
-        await outbox.owe(conn, _forward(inbound, peer, group, forecast_id, blocks, now), now=now)
-        await publishing.owe_forecast(
-            context,
-            conn,
-            peer_id=peer.id,
-            group_id=group.group_id,
-            forecast_type=message.type,
-            request_id=inbound.request_id,
-            blocks=blocks,
-            now=now,
+    await outbox.owe(conn, forwarding.told_apart(owed), now=now)
+    heard = [
+        publishing.ForecastHeard(
+            peer_id=one.peer.id,
+            group_id=one.group.group_id,
+            type=one.kept.type,
+            request_id=one.kept.request_id,
+            blocks=one.kept.blocks,
         )
-        await forecasts.want_control(conn, group_id=group.group_id, now=now)
-    context.bells.delivery()
-    context.bells.publishing()
-    context.bells.control()
+        for one in accepted
+    ]
+    await publishing.owe_forecasts(context, conn, heard, now=now)
+
+
+def _as_heard(kept: Kept, now: datetime) -> Forecast:
+    return Forecast(
+        received_at=now,
+        type=kept.type,
+        blocks=tuple(kept.blocks),
+        id=kept.id,
+        peer_id=kept.peer_id,
+    )
+
+
+def tell(accepted: Accepted) -> None:
+    """Log one kept forecast."""
     log.info(
         "forecast.received",
-        peer=inbound.peer_id,
-        group=message.group_id,
-        type=message.type,
-        blocks=len(blocks),
-        request_id=inbound.request_id,
+        peer=accepted.peer.id,
+        group=accepted.group.group_id,
+        type=accepted.kept.type,
+        blocks=len(accepted.kept.blocks),
+        request_id=accepted.kept.request_id,
     )
 
 
@@ -111,41 +118,15 @@ def checked_blocks(wire: Sequence[messages.ForecastedBlock]) -> tuple[Block, ...
     return tuple(blocks)
 
 
-async def _group(
-    conn: AsyncConnection, peer: Peer, message: messages.UpdateGroupCapacityForecast
+def checked_group(
+    peer: Peer, message: messages.UpdateGroupCapacityForecast, group: Addressee | None
 ) -> Addressee:
+    """Return the group. Raises Forbidden (not this peer's to send), Unknown (no such group)."""
     if peer.role == "CapacityOptimizer" and message.type is not ForecastType.OPTIMUM:
         raise Forbidden(f"type: a capacity optimizer sends OPTIMUM, not {message.type}")
-    group = await forecasts.find_group(conn, peer_id=peer.id, identifier=message.group_id)
     if group is None:
         raise Unknown(f"group_id: no group {message.group_id!r} of yours")
     if not group.enabled:
         # Interpretation: a 204 would promise to obey, which a disabled group does not.
         raise Unknown(f"group_id: the group {message.group_id!r} is disabled")
     return group
-
-
-def _forward(
-    inbound: Inbound,
-    peer: Peer,
-    group: Addressee,
-    forecast_id: int,
-    blocks: Sequence[Block],
-    now: datetime,
-) -> list[Owed]:
-    """Return the message for the optimizer: the provider's bytes under an id of ours (P20)."""
-    if peer.id != group.provider_id or group.optimizer_id is None or not group.optimizer_listens:
-        return []
-    return [
-        Owed(
-            peer_id=group.optimizer_id,
-            lane=f"group:{group.group_id}",
-            operation="update_group_capacity_forecast",
-            body=inbound.body,
-            request_id=new_request_id(),
-            group_id=group.group_id,
-            forecast_id=forecast_id,
-            due_at=now,
-            expires_at=max(block.end_at for block in blocks),
-        )
-    ]

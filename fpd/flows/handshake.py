@@ -7,19 +7,22 @@ the loss of a peer could never be noticed.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime
 
 import structlog
 from psycopg import AsyncConnection
 
-from fpd.domain.link import Link, LinkEvent, after, next_heartbeat, silence_allowed
+from fpd.domain.link import Link, LinkEvent, after, next_heartbeat
 from fpd.errors import Malformed
+from fpd.flows import liveness
 from fpd.flows.context import Context
 from fpd.flows.inbound import Inbound, once
 from fpd.flows.registration import HELD_BACK
-from fpd.oscp import messages
+from fpd.oscp import dialects, messages
+from fpd.oscp.dialects import Dialect
 from fpd.oscp.headers import new_request_id
-from fpd.store import events, forecasts, outbox, peers
+from fpd.store import outbox, peers
 from fpd.store.outbox import Owed
 
 log = structlog.get_logger()
@@ -30,10 +33,11 @@ _HANDSHAKE_WAIT_S = 30.0
 _LONGEST_INTERVAL_S = 7 * 86400.0
 
 
-def required_behaviour(context: Context) -> messages.RequiredBehaviour:
-    """Return what we require of peers. Schema-valid towards those that insist on one entry."""
+def required_behaviour(context: Context, dialect: Dialect) -> messages.RequiredBehaviour:
+    """Return what we require of a peer. Schema-valid towards those that insist on one entry."""
+    interval_s = float(context.config.oscp.heartbeat_interval_s)
     return messages.RequiredBehaviour(
-        heartbeat_interval=float(context.config.oscp.heartbeat_interval_s),
+        heartbeat_interval=interval_s if dialect.heartbeats else None,
         measurement_configuration=(messages.MeasurementConfiguration.CONTINUOUS,),
     )
 
@@ -45,11 +49,13 @@ async def receive(context: Context, inbound: Inbound, message: messages.Handshak
         if peer is None:
             return None
         link = after(peer.link, LinkEvent.HANDSHAKE)
-        await _keep(context, conn, peer, link, message.required_behaviour, now)
+        await _keep(context, conn, peer, inbound.dialect, link, message.required_behaviour, now)
         await outbox.supersede(
             conn, peer_id=peer.id, lane=outbox.LINK, operations=("handshake_acknowledge",), now=now
         )
-        acknowledge = messages.HandshakeAcknowledge(required_behaviour=required_behaviour(context))
+        acknowledge = messages.HandshakeAcknowledge(
+            required_behaviour=required_behaviour(context, inbound.dialect)
+        )
         owed = Owed(
             peer_id=peer.id,
             lane=outbox.LINK,
@@ -60,7 +66,7 @@ async def receive(context: Context, inbound: Inbound, message: messages.Handshak
             due_at=now + HELD_BACK,
         )
         await outbox.owe(conn, [owed], now=now)
-        await _opened(conn, peer, now)
+        await liveness.opened(conn, peer, now=now)
     context.bells.control()
     return request_id
 
@@ -76,11 +82,11 @@ async def acknowledged(
         link = after(peer.link, LinkEvent.ACKNOWLEDGE)
         if peer.handshake_id is None and peer.link is not Link.ONLINE:
             raise Malformed("no handshake is outstanding")
-        # Interpretation: a missing correlation id is let pass (ELMO omits it), a wrong one is not.
-        if peer.handshake_id and inbound.correlation_id not in (None, peer.handshake_id):
+        answers = inbound.dialect.lenient_correlation or not peer.handshake_id
+        if not answers and inbound.correlation_id != peer.handshake_id:
             raise Malformed("X-Correlation-ID: not the id of our handshake")
-        await _keep(context, conn, peer, link, message.required_behaviour, now)
-        await _opened(conn, peer, now)
+        await _keep(context, conn, peer, inbound.dialect, link, message.required_behaviour, now)
+        await liveness.opened(conn, peer, now=now)
     context.bells.heartbeats()
     context.bells.delivery()
 
@@ -89,14 +95,13 @@ async def _keep(
     context: Context,
     conn: AsyncConnection,
     peer: peers.Peer,
+    dialect: Dialect,
     link: Link,
     behaviour: messages.RequiredBehaviour | None,
     now: datetime,
 ) -> None:
     """Store the demands; an absent behaviour leaves those of the last handshake (`{}` is legal)."""
-    ours = silence_allowed(context.config.oscp.heartbeat_interval_s)
-    grace = timedelta(seconds=context.config.oscp.clock_skew_grace_s)
-    offline_at = now + ours + grace
+    offline_at = now + liveness.silence(context, dialect)
     if behaviour is None:
         await peers.open_without_change(
             conn, peer_id=peer.id, link=link, offline_at=offline_at, now=now
@@ -120,45 +125,44 @@ async def _keep(
         )
 
 
-async def _opened(conn: AsyncConnection, peer: peers.Peer, now: datetime) -> None:
-    """The link is open: groups may have to leave their fallback."""
-    if peer.link is Link.ONLINE:
-        return
-    await events.record(conn, kind="peer.online", at=now, user_id=peer.user_id, peer_id=peer.id)
-    await forecasts.want_control_of_peer(conn, peer_id=peer.id, now=now)
-    log.info("peer.online", peer=peer.id)
+def _handshake(context: Context, peer: peers.Peer) -> messages.Handshake:
+    dialect = dialects.read(peer.service_props)
+    return messages.Handshake(required_behaviour=required_behaviour(context, dialect))
+
+
+async def owe(
+    context: Context, conn: AsyncConnection, to: Sequence[peers.Peer], *, now: datetime
+) -> None:
+    """Owe a new Handshake to these peers; one that is still unsaid is dropped."""
+    request_ids = {peer.id: new_request_id() for peer in to}
+    for peer in to:
+        await outbox.supersede(
+            conn, peer_id=peer.id, lane=outbox.LINK, operations=("handshake",), now=now
+        )
+    handshakes = [
+        Owed(
+            peer_id=peer.id,
+            lane=outbox.LINK,
+            operation="handshake",
+            body=messages.encode(_handshake(context, peer)),
+            request_id=request_ids[peer.id],
+            due_at=now,
+        )
+        for peer in to
+    ]
+    await outbox.owe(conn, handshakes, now=now)
+    await peers.handshake_owed(
+        conn, request_ids=request_ids, first_wait_s=_HANDSHAKE_WAIT_S, now=now
+    )
 
 
 async def step(context: Context) -> bool:
     """Owe a Handshake to every optimizer that is due one."""
     now = context.clock()
-    body = messages.encode(messages.Handshake(required_behaviour=required_behaviour(context)))
     async with context.db.transaction() as conn:
         due = await peers.claim_handshakes(conn, now=now)
         if not due:
             return False
-        request_ids = {peer.id: new_request_id() for peer in due}
-        for peer in due:
-            await outbox.supersede(
-                conn, peer_id=peer.id, lane=outbox.LINK, operations=("handshake",), now=now
-            )
-        await outbox.owe(
-            conn,
-            [
-                Owed(
-                    peer_id=peer_id,
-                    lane=outbox.LINK,
-                    operation="handshake",
-                    body=body,
-                    request_id=request_id,
-                    due_at=now,
-                )
-                for peer_id, request_id in request_ids.items()
-            ],
-            now=now,
-        )
-        await peers.handshake_owed(
-            conn, request_ids=request_ids, first_wait_s=_HANDSHAKE_WAIT_S, now=now
-        )
+        await owe(context, conn, due, now=now)
     context.bells.delivery()
     return True

@@ -10,11 +10,12 @@ from datetime import timedelta
 
 import structlog
 
-from fpd.domain.link import LinkEvent, after, offline_at, silence_allowed
+from fpd.domain.link import offline_at, silence_allowed
 from fpd.flows import outbound, publishing
 from fpd.flows.context import Context
-from fpd.flows.inbound import Inbound, once
-from fpd.oscp import messages
+from fpd.flows.inbound import Inbound
+from fpd.flows.liveness import open_link
+from fpd.oscp import dialects, messages
 from fpd.oscp.headers import new_request_id
 from fpd.store import events, forecasts, peers
 
@@ -26,10 +27,9 @@ async def receive(context: Context, inbound: Inbound, message: messages.Heartbea
     now = context.clock()
     promised_at = messages.plausible(message.offline_mode_at, "offline_mode_at")
     grace = timedelta(seconds=context.config.oscp.clock_skew_grace_s)
-    async with context.db.transaction() as conn, once(context, conn, inbound, now) as peer:
+    async with context.db.transaction() as conn, open_link(context, conn, inbound, now) as peer:
         if peer is None:
             return
-        after(peer.link, LinkEvent.MESSAGE)
         await peers.save_heartbeat(
             conn,
             peer_id=peer.id,
@@ -53,12 +53,13 @@ async def step(context: Context) -> bool:
 
 
 async def _send(context: Context, due: peers.DueHeartbeat) -> None:
+    if not dialects.read(due.service_props).heartbeats:
+        return
     now = context.clock()
     message = messages.Heartbeat(offline_mode_at=now + silence_allowed(due.interval_s))
     answer = await outbound.send(
         context,
-        base_url=due.base_url,
-        token_sealed=due.outbound_token_sealed,
+        due,
         operation="heartbeat",
         request_id=new_request_id(),
         body=messages.encode(message),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,18 +12,33 @@ from psycopg import AsyncConnection
 
 from fpd.errors import Forbidden, Malformed
 from fpd.flows.context import Context
+from fpd.oscp.dialects import STRICT, Dialect
 from fpd.store import inbox, peers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inbound:
-    """One authenticated request of a peer. `operation` is verb and wire name."""
+    """One authenticated request of a peer. `operation` is verb and wire name.
+
+    `body` is in standard form already; `dialect` tells what else is different with this peer.
+    """
 
     peer_id: int
     operation: str
     request_id: str
     correlation_id: str | None
     body: bytes
+    dialect: Dialect = STRICT
+
+    @property
+    def noted_as(self) -> str:
+        """The id under which the message counts once.
+
+        Where an id may come again with other content, that is another message.
+        """
+        if not self.dialect.lenient_request_id:
+            return self.request_id
+        return f"{self.request_id} {hashlib.sha256(self.body).hexdigest()}"
 
 
 @contextlib.asynccontextmanager
@@ -41,7 +57,7 @@ async def once(
     new = await inbox.accept(
         conn,
         peer_id=inbound.peer_id,
-        request_id=inbound.request_id,
+        request_id=inbound.noted_as,
         operation=inbound.operation,
         body=inbound.body,
         now=now,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
@@ -52,7 +53,7 @@ async def owe_heartbeat(
         return (datums.of_heartbeat(offline_mode_at, stream=stream, at=now),)
 
     placed = []
-    for outlet in await publications.outlets(conn, peer_id=peer_id):
+    for outlet in await publications.outlets(conn, peer_ids=[peer_id]):
         values = _values(outlet, "Heartbeat")
         other = (
             ("co", "coName") if outlet.sender_role == Role.CAPACITY_PROVIDER else ("cp", "cpName")
@@ -62,28 +63,43 @@ async def owe_heartbeat(
     await _owe(context, conn, placed, now=now)
 
 
-async def owe_forecast(
-    context: Context,
-    conn: AsyncConnection,
-    *,
-    peer_id: int,
-    group_id: int,
-    forecast_type: ForecastType,
-    request_id: str,
-    blocks: Sequence[Block],
-    now: datetime,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastHeard:
+    """A forecast of a peer for a group, as far as its datum tell of it."""
+
+    peer_id: int
+    group_id: int
+    type: ForecastType
+    request_id: str
+    blocks: Sequence[Block]
+
+
+async def owe_forecasts(
+    context: Context, conn: AsyncConnection, heard: Sequence[ForecastHeard], *, now: datetime
 ) -> None:
-    """Publish a forecast: one datum per block start, dated then."""
-    alias = datums.FORECAST_ALIAS[forecast_type]
+    """Publish forecasts, in their order: one datum per block start, dated then."""
+    outlets = await publications.outlets(
+        conn,
+        peer_ids={one.peer_id for one in heard},
+        group_ids={one.group_id for one in heard},
+    )
+    by_key = {(outlet.sender_id, outlet.group_id): outlet for outlet in outlets}
+    placed = []
+    for one in heard:
+        outlet = by_key.get((one.peer_id, one.group_id))
+        if outlet is not None:
+            placed += _place_forecast(outlet, one)
+    await _owe(context, conn, placed, now=now)
+
+
+def _place_forecast(outlet: Outlet, heard: ForecastHeard) -> list[Placed]:
+    alias = datums.FORECAST_ALIAS[heard.type]
+    values = _values(outlet, "UpdateGroupCapacityForecast") | {"forecastType": alias}
 
     def make(stream: StreamKey) -> Iterable[Datum]:
-        return datums.of_forecast(blocks, stream=stream, request_id=request_id)
+        return datums.of_forecast(heard.blocks, stream=stream, request_id=heard.request_id)
 
-    placed = []
-    for outlet in await publications.outlets(conn, peer_id=peer_id, group_id=group_id):
-        values = _values(outlet, "UpdateGroupCapacityForecast") | {"forecastType": alias}
-        placed += _place(outlet, values, make, suffix=alias)
-    await _owe(context, conn, placed, now=now)
+    return _place(outlet, values, make, suffix=alias)
 
 
 def _values(outlet: Outlet, action: str) -> dict[str, str | int | None]:
@@ -128,6 +144,8 @@ async def _owe(
     context: Context, conn: AsyncConnection, placed: Sequence[Placed], *, now: datetime
 ) -> None:
     encoding = context.config.mqtt.encoding
+    if not placed:
+        return
     messages = [
         Publication(topics.datum(datum.stream), codec.encode(datums.flat(datum, name), encoding))
         for outlet, name, made in placed

@@ -16,17 +16,18 @@ from psycopg import AsyncConnection
 from psycopg.errors import UniqueViolation
 
 from fpd.domain.link import Link, LinkEvent, after
-from fpd.errors import Forbidden, Malformed, NoCommonVersion
+from fpd.errors import Malformed, NoCommonVersion
 from fpd.flows.context import Context
 from fpd.flows.inbound import Inbound, once
 from fpd.oscp import guard, messages
 from fpd.oscp.headers import new_request_id
-from fpd.store import events, outbox, peers
+from fpd.store import events, outbox, peers, registrations
 from fpd.store.outbox import Owed
 
 log = structlog.get_logger()
 
 VERSION = "2.0"
+FAREWELL = "unregister"
 # The answer to a request leaves within this time or never; then our own message goes anyway.
 HELD_BACK = timedelta(seconds=3)
 _OVERLAP = timedelta(seconds=60)
@@ -48,48 +49,36 @@ def base_url(context: Context) -> str:
     return f"{context.config.public_url}/oscp/fp/{VERSION}"
 
 
-async def authenticate(context: Context, token: str) -> int:
-    """Return the id of the peer that this token belongs to. Raises Forbidden."""
-    digest, now = sha256(token), context.clock()
-    async with context.db.connection() as conn:
-        bearer = await peers.find_bearer(conn, sha256=digest, now=now)
-        if bearer is None:
-            raise Forbidden("the token is not known or no longer valid")
-        if not bearer.enabled:
-            raise Forbidden("this peer is disabled")
-        if bearer.offered:
-            await peers.settle_token(conn, sha256=digest)
-    return bearer.peer_id
+def offer(context: Context, token: str) -> messages.Register:
+    """Return a Register of ours that carries `token` for the peer."""
+    return messages.Register(
+        token=token, version_url=(messages.VersionUrl(VERSION, base_url(context)),)
+    )
 
 
 async def register(context: Context, inbound: Inbound, message: messages.Register) -> str | None:
     """Register a peer, again or for the first time; return the id of the Register we owe back.
 
+    None when it is the peer's answer to a Register of ours, which is not answered again.
     Raises NoCommonVersion, Malformed (the URL is forbidden or taken by another peer).
     """
     url = _chosen(context, message)
     token, request_id, now = new_token(), new_request_id(), context.clock()
-    reply = messages.Register(
-        token=token, version_url=(messages.VersionUrl(VERSION, base_url(context)),)
-    )
     async with context.db.transaction() as conn, once(context, conn, inbound, now) as peer:
         if peer is None:
+            return None
+        if await _answers_ours(conn, inbound):
+            await _complete(context, conn, peer, url, message.token, now)
             return None
         link = after(peer.link, LinkEvent.REGISTER)
         await _save(context, conn, peer, link, url, message.token, now)
         await peers.offer_token(conn, peer_id=peer.id, sha256=sha256(token), now=now)
-        await outbox.supersede(
-            conn,
-            peer_id=peer.id,
-            lane=outbox.LINK,
-            operations=("register", "handshake", "handshake_acknowledge"),
-            now=now,
-        )
+        await drop_unsaid(conn, peer_id=peer.id, now=now)
         owed = Owed(
             peer_id=peer.id,
             lane=outbox.LINK,
             operation="register",
-            body=context.vault.seal(messages.encode(reply)),
+            body=context.vault.seal(messages.encode(offer(context, token))),
             sealed=True,
             request_id=request_id,
             correlation_id=inbound.request_id,
@@ -106,6 +95,35 @@ async def register(context: Context, inbound: Inbound, message: messages.Registe
         )
     log.info("peer.registering", peer=peer.id, base_url=url)
     return request_id
+
+
+async def drop_unsaid(conn: AsyncConnection, *, peer_id: int, now: datetime) -> None:
+    """Drop what was still to be said about the link as it was before a new Register."""
+    operations = ("register", "handshake", "handshake_acknowledge", FAREWELL)
+    await outbox.supersede(conn, peer_id=peer_id, lane=outbox.LINK, operations=operations, now=now)
+
+
+async def _answers_ours(conn: AsyncConnection, inbound: Inbound) -> bool:
+    """Tell whether a Register is the peer's answer to ours, which is outstanding.
+
+    Interpretation: it names ours in X-Correlation-ID, or, since SolarNetwork and ELMO leave that
+    out, the peer has used the token that ours carried: it has ours and still says its own.
+    """
+    ours = await registrations.outstanding(conn, peer_id=inbound.peer_id)
+    return ours is not None and (inbound.correlation_id == ours.request_id or ours.token_used)
+
+
+async def _complete(
+    context: Context, conn: AsyncConnection, peer: peers.Peer, url: str, token: str, now: datetime
+) -> None:
+    """The registration that we began is complete; an optimizer is shaken hands with."""
+    link = after(peer.link, LinkEvent.REGISTER_REPLY)
+    await _save(context, conn, peer, link, url, token, now)
+    await drop_unsaid(conn, peer_id=peer.id, now=now)
+    await peers.retire_old_tokens(conn, peer_id=peer.id, valid_until=now + _OVERLAP)
+    await peers.want_handshake(conn, peer_id=peer.id, now=now + HELD_BACK)
+    await events.record(conn, kind="peer.registered", at=now, user_id=peer.user_id, peer_id=peer.id)
+    log.info("peer.registered", peer=peer.id, base_url=url)
 
 
 async def update(context: Context, inbound: Inbound, message: messages.Register) -> None:
@@ -132,6 +150,7 @@ async def unregister(context: Context, inbound: Inbound) -> None:
         link = after(peer.link, LinkEvent.UNREGISTER)
         await peers.set_link(conn, peer_id=peer.id, link=link, now=now)
         await peers.drop_tokens(conn, peer_id=peer.id)
+        await registrations.end(conn, peer_id=peer.id)
         await outbox.abandon(conn, peer_id=peer.id, now=now)
         await events.record(
             conn, kind="peer.unregistered", at=now, user_id=peer.user_id, peer_id=peer.id
@@ -140,10 +159,19 @@ async def unregister(context: Context, inbound: Inbound) -> None:
     log.info("peer.unregistered", peer=peer.id)
 
 
-async def accepted(context: Context, conn: AsyncConnection, *, peer_id: int, now: datetime) -> None:
-    """The peer took our Register: the old token ends soon, an optimizer is shaken hands with."""
+async def accepted(
+    context: Context, conn: AsyncConnection, *, peer_id: int, begun_by_us: bool, now: datetime
+) -> None:
+    """The peer took our Register: the old token ends soon, an optimizer is shaken hands with.
+
+    If it was the first of a registration, the peer's own is still to come.
+    """
     peer = await peers.lock(conn, peer_id=peer_id)
     if peer is None:
+        return
+    if begun_by_us:
+        await peers.retire_old_tokens(conn, peer_id=peer_id, valid_until=now + _OVERLAP)
+        log.info("peer.register_taken", peer=peer_id)
         return
     link = after(peer.link, LinkEvent.REGISTER_ACCEPTED)
     await peers.set_link(conn, peer_id=peer_id, link=link, now=now)
@@ -154,12 +182,24 @@ async def accepted(context: Context, conn: AsyncConnection, *, peer_id: int, now
 
 
 async def refused(
-    context: Context, conn: AsyncConnection, *, peer_id: int, status: int | None, now: datetime
+    context: Context,
+    conn: AsyncConnection,
+    *,
+    peer_id: int,
+    request_id: str,
+    begun_by_us: bool,
+    status: int | None,
+    now: datetime,
 ) -> None:
     """The peer refused our Register: the registration has failed until somebody registers again."""
     peer = await peers.lock(conn, peer_id=peer_id)
     if peer is None:
         return
+    if begun_by_us:
+        ours = await registrations.outstanding(conn, peer_id=peer_id)
+        if ours is None or ours.request_id != request_id:
+            return  # an answer that comes late: another Register has taken its place
+        await registrations.end(conn, peer_id=peer_id)
     link = after(peer.link, LinkEvent.REGISTER_REFUSED)
     await peers.set_link(conn, peer_id=peer_id, link=link, now=now)
     await events.record(
@@ -202,6 +242,7 @@ async def _save(
 ) -> None:
     if not token.isascii() or not token.isprintable():
         raise Malformed("token: expected printable ASCII characters")
+    await registrations.end(conn, peer_id=peer.id)
     try:
         await peers.save_registration(
             conn,

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 import aiohttp
 from aiohttp.resolver import ThreadedResolver
+from multidict import CIMultiDict
 
 from fpd.config import Oscp
 from fpd.errors import Malformed
+from fpd.oscp import tls
+from fpd.oscp.auth import Bearers, NoToken
+from fpd.oscp.dialects import ClientCredentials
 from fpd.oscp.guard import GuardedResolver, check_url
 from fpd.oscp.headers import CORRELATION_ID, REQUEST_ID
 
-_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5)
 _LONGEST_ANSWER = 4096
 _LARGE = 2**20
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -24,15 +27,34 @@ _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One message on its way: where, as whom, what."""
+    """One message on its way: where, as whom, what.
+
+    `headers` are added to ours and never replace one, Authorization apart: what the operator
+    gives for it stands in place of the peer's `token`, but not of an access token.
+    """
 
     base_url: str
-    operation: str
-    token: str | None
+    path: str
     request_id: str
+    method: str = "POST"
+    token: str | None = field(default=None, repr=False)
+    credentials: ClientCredentials | None = None
     correlation_id: str | None = None
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = field(default=b"", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def all_headers(self, bearer: str | None) -> CIMultiDict[str]:
+        """Return what goes with the message; `bearer` is an access token for the peer."""
+        headers = CIMultiDict(self.headers)
+        headers["Content-Type"] = "application/json"
+        headers[REQUEST_ID] = self.request_id
+        if self.correlation_id is not None:
+            headers[CORRELATION_ID] = self.correlation_id
+        if bearer is not None:
+            headers["Authorization"] = f"Bearer {bearer}"
+        elif self.token is not None:
+            headers.setdefault("Authorization", f"Token {self.token}")
+        return headers
 
 
 class Verdict(Enum):
@@ -59,44 +81,48 @@ class Answer:
 
 
 class PeerClient:
-    """Speaks to every peer; one peer's slowness is bounded by the timeout of its own calls."""
+    """Speaks to every peer; one peer's slowness is bounded by the timeout of its own calls.
 
-    def __init__(self, settings: Oscp) -> None:
+    `longest_s` is what one message may take, a token request included.
+    """
+
+    def __init__(self, settings: Oscp, *, longest_s: float = 10.0) -> None:
         self._settings = settings
+        self._longest_s = longest_s
         self._session: aiohttp.ClientSession | None = None
+        self._bearers: Bearers | None = None
 
     async def open(self) -> None:
-        """Make the session. Raises OSError when oscp.ca_file cannot be read."""
-        tls: ssl.SSLContext | bool = True
-        if self._settings.ca_file is not None:
-            tls = ssl.create_default_context(cafile=str(self._settings.ca_file))
+        """Make the session. Raises Misconfigured when a file for TLS cannot be used."""
+        self._bearers = Bearers(self._settings, tls.of_issuers(self._settings))
         connector = aiohttp.TCPConnector(
             limit=512,
             limit_per_host=16,
-            ssl=tls,
+            ssl=tls.of_peers(self._settings),
             resolver=GuardedResolver(ThreadedResolver(), self._settings.allowed_networks),
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=_TIMEOUT,
+            timeout=aiohttp.ClientTimeout(total=self._longest_s, connect=5),
             headers={"User-Agent": "fpd"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
 
     async def close(self) -> None:
+        if self._bearers is not None:
+            await self._bearers.close()
         if self._session is not None:
             await self._session.close()
 
     async def send(self, call: Call) -> Answer:
-        """POST one message; whatever goes wrong on the way becomes an Answer without status."""
-        if self._session is None:
+        """Send one message; whatever goes wrong on the way becomes an Answer without status.
+
+        When an access token is refused that had been good, the message goes once more, with a
+        new one.
+        """
+        if self._session is None or self._bearers is None:
             return Answer(None, "the client is closed")
-        headers = {"Content-Type": "application/json", REQUEST_ID: call.request_id, **call.headers}
-        if call.token is not None:
-            headers["Authorization"] = f"Token {call.token}"
-        if call.correlation_id is not None:
-            headers[CORRELATION_ID] = call.correlation_id
         try:
             # Literal addresses never meet the resolver, and the operator's list may have changed.
             base_url = check_url(
@@ -104,19 +130,52 @@ class PeerClient:
                 require_https=self._settings.require_https,
                 allowed_networks=self._settings.allowed_networks,
             )
-            async with self._session.post(
-                f"{base_url}/{call.operation}",
-                data=_payload(call.body),
-                headers=headers,
-                allow_redirects=False,
-            ) as response:
-                return Answer(response.status, await _said(response))
+            url = f"{base_url}{call.path}"
+            async with asyncio.timeout(self._longest_s):
+                if call.credentials is None:
+                    return await _exchange(self._session, call, url, None)
+                return await self._authorized(self._session, self._bearers, call, url)
         except Malformed as error:
             return Answer(None, f"{call.base_url}: {error}")
+        except NoToken as error:
+            return Answer(None, str(error))
         except TimeoutError:
             return Answer(None, "no answer in time")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Answer(None, _one_line(error))
+
+    async def _authorized(
+        self,
+        session: aiohttp.ClientSession,
+        bearers: Bearers,
+        call: Call,
+        url: str,
+    ) -> Answer:
+        """Send with an access token. Raises NoToken when there is none to be had."""
+        assert call.credentials is not None
+        for _ in range(2):
+            bearer = await bearers.token(session, call.credentials)
+            answer = await _exchange(session, call, url, bearer)
+            if answer.verdict is Verdict.DELIVERED:
+                bearers.accepted(call.credentials, bearer)
+            if answer.status not in (401, 403):
+                break
+            if not bearers.refused(call.credentials, bearer):
+                break
+        return answer
+
+
+async def _exchange(
+    session: aiohttp.ClientSession, call: Call, url: str, bearer: str | None
+) -> Answer:
+    async with session.request(
+        call.method,
+        url,
+        data=_payload(call.body),
+        headers=call.all_headers(bearer),
+        allow_redirects=False,
+    ) as response:
+        return Answer(response.status, await _said(response))
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO:

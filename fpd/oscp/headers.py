@@ -11,7 +11,7 @@ from fpd.errors import Malformed, Unauthenticated
 REQUEST_ID = "X-Request-ID"
 CORRELATION_ID = "X-Correlation-ID"
 _LONGEST_ID = 255
-_LONGEST_TOKEN = 4096
+_LONGEST_CREDENTIAL = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,14 @@ def new_request_id() -> str:
     return str(uuid.uuid4())
 
 
-def read(headers: Mapping[str, str]) -> Headers:
-    """Read the ids. Raises Malformed when the request id is missing or an id is unusable."""
+def read(headers: Mapping[str, str], *, id_needed: bool = True) -> Headers:
+    """Read the ids. Raises Malformed when the request id is missing or an id is unusable.
+
+    Without `id_needed` a message that has no id is given one, so it can only come once.
+    """
     request_id = headers.get(REQUEST_ID, "").strip()
+    if not request_id and not id_needed:
+        request_id = new_request_id()
     if not request_id:
         raise Malformed(f"{REQUEST_ID}: missing")
     correlation_id = headers.get(CORRELATION_ID, "").strip() or None
@@ -39,8 +44,8 @@ def read(headers: Mapping[str, str]) -> Headers:
     return Headers(request_id, correlation_id)
 
 
-def token(headers: Mapping[str, str]) -> str:
-    """Return the credential of `Authorization: Token …`.
+def credential(headers: Mapping[str, str]) -> tuple[str, str]:
+    """Return the scheme, in lower case, and the credential of Authorization.
 
     Raises Unauthenticated when there is none that could be used (decision P13).
     """
@@ -48,6 +53,6 @@ def token(headers: Mapping[str, str]) -> str:
     credential = credential.strip()
     if not scheme:
         raise Unauthenticated("Authorization: missing")
-    if scheme.lower() != "token" or not credential or len(credential) > _LONGEST_TOKEN:
+    if not credential or len(credential) > _LONGEST_CREDENTIAL:
         raise Unauthenticated("Authorization: expected 'Token <token>'")
-    return credential
+    return scheme.lower(), credential

@@ -104,6 +104,17 @@ class UpdateGroupCapacityForecast(Struct, frozen=True):
     forecasted_blocks: Annotated[tuple[ForecastedBlock, ...], Meta(min_length=1)]
 
 
+class AdjustGroupCapacityForecast(UpdateGroupCapacityForecast, frozen=True):
+    """A wish for other capacities: absolute ones, not a difference."""
+
+
+class GroupCapacityComplianceError(Struct, frozen=True, omit_defaults=True):
+    """Why a forecast, the one named by X-Correlation-ID, cannot be kept, and in which blocks."""
+
+    message: str
+    forecasted_blocks: Annotated[tuple[ForecastedBlock, ...], Meta(min_length=1)] | None = None
+
+
 class EnergyMeasurement(Struct, frozen=True, omit_defaults=True):
     value: Decimal
     phase: Phase
@@ -150,6 +161,8 @@ _DECODERS: dict[type[Struct], msgspec.json.Decoder[Any]] = {
         HandshakeAcknowledge,
         Heartbeat,
         UpdateGroupCapacityForecast,
+        AdjustGroupCapacityForecast,
+        GroupCapacityComplianceError,
     )
 }
 

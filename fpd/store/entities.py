@@ -25,6 +25,7 @@ Connection = AsyncConnection  # for those who hand one on without knowing the dr
 # The column that was to be unique, by the name of the constraint that said so.
 _UNIQUE = {
     "peer_base_url": "base_url",
+    "peer_jwt_subject": "service_props",
     "capacity_group_user_id_identifier_key": "identifier",
     "asset_group_id_identifier_key": "identifier",
 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
+from typing import Any
 
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from fpd.domain.forecast import Block, Forecast, ForecastType
 from fpd.domain.units import Phase, Unit
@@ -17,88 +18,67 @@ from fpd.domain.units import Phase, Unit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addressee:
-    """The group that a peer means by its identifier, and whom its forecasts are forwarded to."""
+    """The group that a peer means by its identifier, and whom its forecasts are forwarded to.
+
+    `optimizer_listens`: it is enabled and has a base URL. `optimizer_waits`: something of this
+    group is still owed to it.
+    """
 
     group_id: int
     user_id: int
     enabled: bool
     provider_id: int
     optimizer_id: int | None
-    optimizer_listens: bool  # it is enabled and has a base URL
+    optimizer_listens: bool
+    optimizer_waits: bool
+    provider_props: dict[str, Any] | None
+    optimizer_props: dict[str, Any] | None
+
+
+Key = tuple[int, str]
+"""A peer's id and the identifier by which it calls a group."""
+
+
+async def find_groups(conn: AsyncConnection, *, keys: Collection[Key]) -> dict[Key, Addressee]:
+    """Return the groups that these keys mean; a key that means none is left out."""
+    cursor = conn.cursor(row_factory=dict_row)
+    await cursor.execute(
+        """
+        select k.peer_id, k.identifier,
+               g.id as group_id, g.user_id, g.enabled, g.provider_id, g.optimizer_id,
+               coalesce(co.enabled and co.base_url is not null, false) as optimizer_listens,
+               exists (select from outbox as o
+                        where o.peer_id = g.optimizer_id and o.lane = 'group:' || g.id
+                          and o.settled_at is null) as optimizer_waits,
+               cp.service_props as provider_props, co.service_props as optimizer_props
+          from unnest(%(peer_ids)s::bigint[], %(identifiers)s::text[])
+               as k (peer_id, identifier)
+          join capacity_group as g
+            on g.identifier = k.identifier and k.peer_id in (g.provider_id, g.optimizer_id)
+          join peer as cp on cp.id = g.provider_id
+          left join peer as co on co.id = g.optimizer_id
+        """,
+        {
+            "peer_ids": [peer_id for peer_id, _ in keys],
+            "identifiers": [identifier for _, identifier in keys],
+        },
+    )
+    return {
+        (row.pop("peer_id"), row.pop("identifier")): Addressee(**row)
+        for row in await cursor.fetchall()
+    }
 
 
 async def find_group(conn: AsyncConnection, *, peer_id: int, identifier: str) -> Addressee | None:
     """Return the group that this provider or optimizer calls `identifier`, or None."""
-    cursor = conn.cursor(row_factory=class_row(Addressee))
-    await cursor.execute(
-        """
-        select g.id as group_id, g.user_id, g.enabled, g.provider_id, g.optimizer_id,
-               coalesce(co.enabled and co.base_url is not null, false) as optimizer_listens
-          from capacity_group as g
-          left join peer as co on co.id = g.optimizer_id
-         where g.identifier = %(identifier)s
-           and (g.provider_id = %(peer_id)s or g.optimizer_id = %(peer_id)s)
-        """,
-        {"peer_id": peer_id, "identifier": identifier},
-    )
-    return await cursor.fetchone()
-
-
-async def add(
-    conn: AsyncConnection,
-    *,
-    group_id: int,
-    peer_id: int,
-    request_id: str,
-    correlation_id: str | None,
-    type: ForecastType,
-    body: bytes,
-    blocks: Sequence[Block],
-    now: datetime,
-) -> int:
-    """Keep a forecast with its blocks and return its id."""
-    cursor = await conn.execute(
-        """
-        with kept as (
-            insert into forecast (group_id, peer_id, request_id, correlation_id, type, body,
-                                  received_at, ends_at)
-            values (%(group_id)s, %(peer_id)s, %(request_id)s, %(correlation_id)s, %(type)s,
-                    %(body)s, %(now)s, %(ends_at)s)
-            returning id
-        ), blocks as (
-            insert into forecast_block (forecast_id, position, start_at, end_at, capacity, unit,
-                                        phase)
-            select kept.id, b.position, b.start_at, b.end_at, b.capacity, b.unit, b.phase
-              from kept,
-                   unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[],
-                          %(capacities)s::numeric[], %(units)s::text[], %(phases)s::text[])
-                   with ordinality as b (start_at, end_at, capacity, unit, phase, position)
-        )
-        select id from kept
-        """,
-        {
-            "group_id": group_id,
-            "peer_id": peer_id,
-            "request_id": request_id,
-            "correlation_id": correlation_id,
-            "type": type,
-            "body": body,
-            "now": now,
-            "ends_at": max(b.end_at for b in blocks),
-            "starts": [b.start_at for b in blocks],
-            "ends": [b.end_at for b in blocks],
-            "capacities": [b.capacity for b in blocks],
-            "units": [b.unit for b in blocks],
-            "phases": [b.phase for b in blocks],
-        },
-    )
-    row = await cursor.fetchone()
-    assert row is not None
-    return int(row[0])
+    key = (peer_id, identifier)
+    return (await find_groups(conn, keys=[key])).get(key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _BlockRow:
+class BlockRow:
+    """One block of a forecast, with what is asked of the forecast itself."""
+
     id: int
     group_id: int
     peer_id: int
@@ -119,7 +99,7 @@ async def load(
     That is every block that has not ended, and whole those messages of each (peer, type) that
     came or end last, because their last blocks may be held.
     """
-    cursor = conn.cursor(row_factory=class_row(_BlockRow))
+    cursor = conn.cursor(row_factory=class_row(BlockRow))
     await cursor.execute(
         """
         with held as (
@@ -143,14 +123,20 @@ async def load(
         """,
         {"groups": list(group_ids), "at": at},
     )
-    found: dict[int, list[Forecast]] = {group_id: [] for group_id in group_ids}
-    for _, rows in groupby(await cursor.fetchall(), key=lambda row: row.id):
-        of_one = list(rows)
-        found[of_one[0].group_id].append(_forecast(of_one))
+    found = assembled(await cursor.fetchall())
+    return {group_id: found.get(group_id, ()) for group_id in group_ids}
+
+
+def assembled(rows: Iterable[BlockRow]) -> dict[int, tuple[Forecast, ...]]:
+    """Return the forecasts of each group; the rows of a forecast must come one after another."""
+    found: dict[int, list[Forecast]] = {}
+    for _, of_one in groupby(rows, key=lambda row: row.id):
+        blocks = list(of_one)
+        found.setdefault(blocks[0].group_id, []).append(_forecast(blocks))
     return {group_id: tuple(forecasts) for group_id, forecasts in found.items()}
 
 
-def _forecast(rows: Sequence[_BlockRow]) -> Forecast:
+def _forecast(rows: Sequence[BlockRow]) -> Forecast:
     first = rows[0]
     return Forecast(
         received_at=first.received_at,
@@ -170,10 +156,19 @@ def _forecast(rows: Sequence[_BlockRow]) -> Forecast:
     )
 
 
-async def want_control(conn: AsyncConnection, *, group_id: int, now: datetime) -> None:
-    """Have the group's control looked at now, if it is under control at all."""
+async def want_control(conn: AsyncConnection, *, group_ids: Collection[int], now: datetime) -> None:
+    """Have the control of these groups looked at now, as far as they are under control."""
     await conn.execute(
-        "update control_due set due_at = least(due_at, %s) where group_id = %s", (now, group_id)
+        """
+        with locked as (
+            select group_id from control_due
+             where group_id = any(%(ids)s) and due_at > %(now)s
+             order by group_id for update
+        )
+        update control_due as due set due_at = %(now)s
+          from locked where due.group_id = locked.group_id
+        """,
+        {"ids": list(group_ids), "now": now},
     )
 
 

@@ -13,12 +13,17 @@ from datetime import datetime, timedelta
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
+from fpd.store.reach import Reach
+
 LINK = "link"  # register, handshake, acknowledge: these need no open link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owed:
-    """A message to send. `sealed`: the body holds a secret and is encrypted by the vault."""
+    """A message to send. `sealed`: the body holds a secret and is encrypted by the vault.
+
+    `sender_id` and `sender_request_id` say whose message it passes on, None: it is our own.
+    """
 
     peer_id: int
     lane: str
@@ -31,19 +36,22 @@ class Owed:
     forecast_id: int | None = None
     expires_at: datetime | None = None
     sealed: bool = False
+    sender_id: int | None = None
+    sender_request_id: str | None = None
 
 
 async def owe(conn: AsyncConnection, messages: Sequence[Owed], *, now: datetime) -> None:
-    """Add messages. One whose request id is already owed changes nothing."""
+    """Add messages. One whose request id its peer was already owed changes nothing."""
     if not messages:
         return
     cursor = conn.cursor()
     await cursor.executemany(
         """
         insert into outbox (peer_id, lane, operation, request_id, correlation_id, body, sealed,
-                            group_id, forecast_id, created_at, due_at, expires_at)
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-        on conflict (request_id) do nothing
+                            group_id, forecast_id, created_at, due_at, expires_at, sender_id,
+                            sender_request_id)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        on conflict (peer_id, request_id) do nothing
         """,
         [
             (
@@ -59,17 +67,62 @@ async def owe(conn: AsyncConnection, messages: Sequence[Owed], *, now: datetime)
                 now,
                 m.due_at,
                 m.expires_at,
+                m.sender_id,
+                m.sender_request_id,
             )
             for m in messages
         ],
     )
 
 
-async def release(conn: AsyncConnection, *, request_id: str, now: datetime) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassedOn:
+    """A message that one peer sent about a group and we passed on: whose it was, and its id."""
+
+    group_id: int
+    identifier: str
+    sender_id: int
+    sender_request_id: str
+
+
+async def passed_on(conn: AsyncConnection, *, receiver_id: int, request_id: str) -> PassedOn | None:
+    """Return what the receiver knows as `request_id`, None when that passed nothing on."""
+    cursor = conn.cursor(row_factory=class_row(PassedOn))
+    await cursor.execute(
+        """
+        select o.group_id, g.identifier, o.sender_id, o.sender_request_id
+          from outbox as o
+          join capacity_group as g on g.id = o.group_id
+          join peer as sender on sender.id = o.sender_id
+         where o.peer_id = %s and o.request_id = %s
+        """,
+        (receiver_id, request_id),
+    )
+    return await cursor.fetchone()
+
+
+async def is_owed(conn: AsyncConnection, *, peer_id: int, request_id: str) -> bool:
+    """Tell whether the peer was ever owed a message of that id.
+
+    Whoever else asks the same waits until this transaction ends.
+    """
+    await conn.execute(
+        "select pg_advisory_xact_lock(hashtextextended(%s, %s))", (request_id, peer_id)
+    )
+    cursor = await conn.execute(
+        "select from outbox where peer_id = %s and request_id = %s", (peer_id, request_id)
+    )
+    return await cursor.fetchone() is not None
+
+
+async def release(conn: AsyncConnection, *, peer_id: int, request_id: str, now: datetime) -> None:
     """Make a message due now that was held back until our answer was out."""
     await conn.execute(
-        "update outbox set due_at = %(now)s where request_id = %(id)s and due_at > %(now)s",
-        {"id": request_id, "now": now},
+        """
+        update outbox set due_at = %(now)s
+         where peer_id = %(peer_id)s and request_id = %(id)s and due_at > %(now)s
+        """,
+        {"peer_id": peer_id, "id": request_id, "now": now},
     )
 
 
@@ -99,11 +152,10 @@ async def abandon(conn: AsyncConnection, *, peer_id: int, now: datetime) -> None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
+class Claimed(Reach):
     """A message in our hands until the lease ends, and how to reach its peer."""
 
     id: int
-    peer_id: int
     role: str
     user_id: int
     lane: str
@@ -113,8 +165,6 @@ class Claimed:
     body: bytes
     sealed: bool
     attempts: int
-    base_url: str
-    outbound_token_sealed: bytes | None
 
 
 async def claim(
@@ -150,7 +200,7 @@ async def claim(
          where o.id = due.id and p.id = o.peer_id
         returning o.id, o.peer_id, p.role, p.user_id, o.lane, o.operation, o.request_id,
                   o.correlation_id, o.body, o.sealed, o.attempts, p.base_url,
-                  p.outbound_token_sealed
+                  p.outbound_token_sealed, p.service_props, p.secrets_sealed
         """,
         {"now": now, "leased_until": now + lease, "limit": limit},
     )

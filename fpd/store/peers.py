@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from fpd.domain.link import Link
+from fpd.store.reach import Reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,63 +28,22 @@ class Peer:
     heartbeat_interval_s: float | None
     handshake_id: str | None
     offline_at: datetime | None
+    service_props: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "link", Link(self.link))
 
 
-_COLUMNS = """
+COLUMNS = """
     peer.id, peer.user_id, peer.role, peer.name, peer.enabled, peer.link, peer.base_url,
-    peer.heartbeat_interval_s, peer.handshake_id, peer.offline_at
+    peer.heartbeat_interval_s, peer.handshake_id, peer.offline_at, peer.service_props
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bearer:
-    """Who presents an inbound token. `offered`: the token is used for the first time."""
-
-    peer_id: int
-    enabled: bool
-    offered: bool
-
-
-async def find_bearer(conn: AsyncConnection, *, sha256: bytes, now: datetime) -> Bearer | None:
-    """Return whose token this is, or None when it is unknown or no longer valid."""
-    cursor = conn.cursor(row_factory=class_row(Bearer))
-    await cursor.execute(
-        """
-        select t.peer_id, p.enabled, t.state = 'offered' as offered
-          from peer_token as t
-          join peer as p on p.id = t.peer_id
-         where t.sha256 = %(sha256)s
-           and (t.valid_until is null or t.valid_until > %(now)s)
-        """,
-        {"sha256": sha256, "now": now},
-    )
-    return await cursor.fetchone()
-
-
-async def settle_token(conn: AsyncConnection, *, sha256: bytes) -> None:
-    """Make the token that was used for the first time the only one (decision P1)."""
-    await conn.execute(
-        """
-        with used as (
-            update peer_token set state = 'current', valid_until = null
-             where sha256 = %(sha256)s and state = 'offered'
-            returning peer_id
-        )
-        delete from peer_token as t
-         using used
-         where t.peer_id = used.peer_id and t.sha256 <> %(sha256)s and t.state <> 'offered'
-        """,
-        {"sha256": sha256},
-    )
 
 
 async def lock(conn: AsyncConnection, *, peer_id: int) -> Peer | None:
     """Return the peer and keep others from deciding about it until the transaction ends."""
     cursor = conn.cursor(row_factory=class_row(Peer))
-    await cursor.execute(f"select {_COLUMNS} from peer where id = %s for no key update", (peer_id,))
+    await cursor.execute(f"select {COLUMNS} from peer where id = %s for no key update", (peer_id,))
     return await cursor.fetchone()
 
 
@@ -89,7 +51,7 @@ async def hear(conn: AsyncConnection, *, peer_id: int, now: datetime) -> Peer | 
     """Note that the peer spoke, and return it locked as `lock` does."""
     cursor = conn.cursor(row_factory=class_row(Peer))
     await cursor.execute(
-        f"update peer set last_heard_at = %s where id = %s returning {_COLUMNS}", (now, peer_id)
+        f"update peer set last_heard_at = %s where id = %s returning {COLUMNS}", (now, peer_id)
     )
     return await cursor.fetchone()
 
@@ -252,7 +214,7 @@ async def claim_silent(conn: AsyncConnection, *, now: datetime) -> list[Peer]:
                handshake_due_at = case role when 'CapacityOptimizer' then %(now)s end,
                handshake_attempts = 0
          where link = 'online' and offline_at <= %(now)s
-        returning {_COLUMNS}
+        returning {COLUMNS}
         """,
         {"now": now},
     )
@@ -264,7 +226,7 @@ async def claim_handshakes(conn: AsyncConnection, *, now: datetime, limit: int =
     cursor = conn.cursor(row_factory=class_row(Peer))
     await cursor.execute(
         f"""
-        select {_COLUMNS} from peer
+        select {COLUMNS} from peer
          where handshake_due_at <= %(now)s
            and enabled and base_url is not null and role = 'CapacityOptimizer'
            and link in ('registered', 'offline')
@@ -313,12 +275,9 @@ async def want_handshake(conn: AsyncConnection, *, peer_id: int, now: datetime) 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DueHeartbeat:
+class DueHeartbeat(Reach):
     """A heartbeat to send now, and everything needed to send it."""
 
-    peer_id: int
-    base_url: str
-    outbound_token_sealed: bytes | None
     interval_s: float
     due_at: datetime
 
@@ -358,8 +317,8 @@ async def claim_heartbeats(
     await cursor.execute(
         """
         with due as (
-            select h.peer_id, h.due_at, p.base_url, p.outbound_token_sealed,
-                   p.heartbeat_interval_s as interval_s
+            select h.peer_id, h.due_at, p.base_url, p.outbound_token_sealed, p.service_props,
+                   p.secrets_sealed, p.heartbeat_interval_s as interval_s
               from heartbeat_due as h
               join peer as p on p.id = h.peer_id
              where h.due_at <= %(now)s

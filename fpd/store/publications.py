@@ -6,7 +6,7 @@ of one topic go in the order of their ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -128,6 +128,7 @@ class Outlet:
     """
 
     user_id: int
+    sender_id: int
     sender_role: str
     group_id: int
     group_identifier: str
@@ -143,9 +144,12 @@ class Outlet:
 
 
 async def outlets(
-    conn: AsyncConnection, *, peer_id: int, group_id: int | None = None
+    conn: AsyncConnection,
+    *,
+    peer_ids: Collection[int],
+    group_ids: Collection[int] | None = None,
 ) -> list[Outlet]:
-    """Return the outlets of one group of the peer, None: of all its groups.
+    """Return the outlets of what these peers say about these groups, None: about all of theirs.
 
     Each field is the group's own, else the user's (decision M11); a group without any settings,
     or without a node, publishes nothing.
@@ -153,7 +157,7 @@ async def outlets(
     cursor = conn.cursor(row_factory=class_row(Outlet))
     await cursor.execute(
         """
-        select g.user_id, sender.role as sender_role,
+        select g.user_id, sender.id as sender_id, sender.role as sender_role,
                g.id as group_id, g.identifier as group_identifier, g.name as group_name,
                cp.id as provider_id, cp.name as provider_name,
                co.id as optimizer_id, co.name as optimizer_name,
@@ -170,11 +174,14 @@ async def outlets(
           left join publish_settings as own on own.group_id = g.id
           left join publish_settings as users on users.user_id = g.user_id
                                              and users.group_id is null
-         where sender.id = %(peer_id)s
-           and (%(group_id)s::bigint is null or g.id = %(group_id)s)
+         where sender.id = any(%(peer_ids)s)
+           and (%(group_ids)s::bigint[] is null or g.id = any(%(group_ids)s))
            and coalesce(own.node_id, users.node_id) is not null
          order by g.id
         """,
-        {"peer_id": peer_id, "group_id": group_id},
+        {
+            "peer_ids": list(peer_ids),
+            "group_ids": None if group_ids is None else list(group_ids),
+        },
     )
     return await cursor.fetchall()

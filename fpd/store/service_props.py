@@ -89,5 +89,5 @@ def join_secrets(
 def _unsealed(sealed: bytes | None, vault: Vault) -> dict[str, Any]:
     if sealed is None:
         return {}
-    secrets: dict[str, Any] = msgspec.json.decode(vault.unseal(sealed))
+    secrets: dict[str, Any] = msgspec.json.decode(vault.recall(sealed))
     return secrets

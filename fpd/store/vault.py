@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
 from fpd.errors import Misconfigured
+
+_MOST_REMEMBERED = 10_000
 
 
 class Vault:
@@ -15,6 +18,7 @@ class Vault:
 
     def __init__(self, key: bytes) -> None:
         self._fernet = Fernet(key)
+        self._opened: OrderedDict[bytes, bytes] = OrderedDict()
 
     @classmethod
     def open(cls, path: Path) -> Vault:
@@ -38,6 +42,20 @@ class Vault:
             raise Misconfigured(
                 "a stored secret does not open with this key file: was it replaced?"
             ) from None
+
+    def recall(self, sealed: bytes) -> bytes:
+        """Decrypt what is wanted again and again, such as a peer's token, only the first time.
+
+        Remembered by what it was sealed as, so another secret is never mistaken for it.
+        """
+        sealed = bytes(sealed)
+        secret = self._opened.get(sealed)
+        if secret is None:
+            secret = self._opened[sealed] = self.unseal(sealed)
+        self._opened.move_to_end(sealed)
+        if len(self._opened) > _MOST_REMEMBERED:
+            self._opened.popitem(last=False)
+        return secret
 
 
 def _create(path: Path) -> None:

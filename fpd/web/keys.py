@@ -5,5 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from fpd.flows.context import Context
+from fpd.flows.identify import Tokens
+from fpd.flows.intake import Intake
 
 CONTEXT = web.AppKey("context", Context)
+INTAKE = web.AppKey("intake", Intake)
+TOKENS = web.AppKey("tokens", Tokens)

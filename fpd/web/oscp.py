@@ -11,13 +11,16 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from fpd.flows import forecasts, handshake, heartbeat, registration
+from fpd.errors import Unknown
+from fpd.flows import handshake, heartbeat, registration, relay
 from fpd.flows.context import Context
+from fpd.flows.identify import identify
 from fpd.flows.inbound import Inbound
-from fpd.oscp import headers, messages
+from fpd.oscp import headers, messages, wording
+from fpd.oscp.dialects import ACKNOWLEDGE_SPELLINGS
 from fpd.store import outbox
 from fpd.web.body import json_body
-from fpd.web.keys import CONTEXT
+from fpd.web.keys import CONTEXT, INTAKE, TOKENS
 from fpd.web.limits import LIMITS
 
 PREFIX = f"/oscp/fp/{registration.VERSION}"
@@ -28,7 +31,8 @@ M = TypeVar(
     messages.Handshake,
     messages.HandshakeAcknowledge,
     messages.Heartbeat,
-    messages.UpdateGroupCapacityForecast,
+    messages.AdjustGroupCapacityForecast,
+    messages.GroupCapacityComplianceError,
 )
 Receive = (
     Callable[[Context, Inbound, M], Awaitable[str | None]]
@@ -40,15 +44,30 @@ async def _inbound(request: web.Request) -> Inbound:
     """Identify the sender, then read the message. Raises the families of fpd.errors."""
     context = request.app[CONTEXT]
     limits = request.app[LIMITS]
-    token = headers.token(request.headers)
-    peer_id = await limits.authenticated(request, registration.authenticate(context, token))
-    ids = headers.read(request.headers)
+    sender = await limits.authenticated(
+        request, identify(context, request.app[TOKENS], request.headers)
+    )
+    dialect = sender.dialect
+    operation = request.path.removeprefix(f"{PREFIX}/")
+    if operation in ACKNOWLEDGE_SPELLINGS:
+        if not dialect.lenient_paths:
+            raise Unknown("nothing is here")
+        operation = "handshake_acknowledge"
+    ids = headers.read(request.headers, id_needed=not dialect.lenient_no_request_id)
+    body = wording.standard(
+        await json_body(request, empty_allowed=request.method == "DELETE"),
+        dialect,
+        operation=operation,
+        base_url=sender.base_url,
+        now=context.clock(),
+    )
     return Inbound(
-        peer_id=peer_id,
-        operation=f"{request.method} {request.path.removeprefix(PREFIX + '/')}",
+        peer_id=sender.peer_id,
+        operation=f"{request.method} {operation}",
         request_id=ids.request_id,
         correlation_id=ids.correlation_id,
-        body=await json_body(request, empty_allowed=request.method == "DELETE"),
+        body=body,
+        dialect=dialect,
     )
 
 
@@ -68,6 +87,13 @@ def _door(
     return handler
 
 
+async def _forecast(request: web.Request) -> web.StreamResponse:
+    inbound = await _inbound(request)
+    message = messages.decode(inbound.body, messages.UpdateGroupCapacityForecast)
+    await request.app[INTAKE].receive(inbound, message)
+    return await _accepted(request, inbound, None)
+
+
 async def _unregister(request: web.Request) -> web.StreamResponse:
     inbound = await _inbound(request)
     if inbound.body:
@@ -84,7 +110,7 @@ async def _accepted(request: web.Request, inbound: Inbound, owed: str | None) ->
     await response.write_eof()
     context = request.app[CONTEXT]
     async with context.db.connection() as conn:
-        await outbox.release(conn, request_id=owed, now=context.clock())
+        await outbox.release(conn, peer_id=inbound.peer_id, request_id=owed, now=context.clock())
     context.bells.delivery()
     return response
 
@@ -92,19 +118,24 @@ async def _accepted(request: web.Request, inbound: Inbound, owed: str | None) ->
 def routes() -> Iterable[web.RouteDef]:
     """Return the operations that peers may call.
 
-    adjust_group_capacity_forecast and group_capacity_compliance_error (from optimizers, to be
-    passed on to the provider) are not served yet: they answer 404 like any unknown path.
+    The last two are those of a provider: from an optimizer they are passed on to it.
     """
-    forecast = _door(messages.UpdateGroupCapacityForecast, forecasts.receive)
+    acknowledge = _door(messages.HandshakeAcknowledge, handshake.acknowledged)
     return (
         web.post(f"{PREFIX}/register", _door(messages.Register, registration.register)),
         web.put(f"{PREFIX}/register", _door(messages.Register, registration.update)),
         web.delete(f"{PREFIX}/register", _unregister),
         web.post(f"{PREFIX}/handshake", _door(messages.Handshake, handshake.receive)),
-        web.post(
-            f"{PREFIX}/handshake_acknowledge",
-            _door(messages.HandshakeAcknowledge, handshake.acknowledged),
-        ),
+        web.post(f"{PREFIX}/handshake_acknowledge", acknowledge),
+        *(web.post(f"{PREFIX}/{spelling}", acknowledge) for spelling in ACKNOWLEDGE_SPELLINGS),
         web.post(f"{PREFIX}/heartbeat", _door(messages.Heartbeat, heartbeat.receive)),
-        web.post(f"{PREFIX}/update_group_capacity_forecast", forecast),
+        web.post(f"{PREFIX}/update_group_capacity_forecast", _forecast),
+        web.post(
+            f"{PREFIX}/adjust_group_capacity_forecast",
+            _door(messages.AdjustGroupCapacityForecast, relay.adjust),
+        ),
+        web.post(
+            f"{PREFIX}/group_capacity_compliance_error",
+            _door(messages.GroupCapacityComplianceError, relay.compliance_error),
+        ),
     )

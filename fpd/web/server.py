@@ -11,12 +11,14 @@ from aiohttp import web
 
 from fpd import errors
 from fpd.flows.context import Context
+from fpd.flows.identify import Tokens
+from fpd.flows.intake import Intake
 from fpd.flows.loop import Loop
 from fpd.oscp.headers import CORRELATION_ID, REQUEST_ID
-from fpd.web import dashboard, health, manage, oscp, status
+from fpd.web import actions, dashboard, health, manage, oscp, status
 from fpd.web.body import NotJson, TooSlow
 from fpd.web.health import LOOPS
-from fpd.web.keys import CONTEXT
+from fpd.web.keys import CONTEXT, INTAKE, TOKENS
 from fpd.web.limits import LIMITS, Limits
 
 log = structlog.get_logger()
@@ -44,9 +46,11 @@ def application(context: Context, loops: Sequence[Loop]) -> web.Application:
         client_max_size=int(context.config.http.max_body_mb * 1024 * 1024),
     )
     app[CONTEXT] = context
+    app[INTAKE] = Intake(context)
+    app[TOKENS] = Tokens(context)
     app[LOOPS] = loops
     app[LIMITS] = Limits(context.config.http)
-    for room in (oscp, manage, status, health, dashboard):
+    for room in (oscp, manage, actions, status, health, dashboard):
         app.add_routes(room.routes())
     return app
 

@@ -4,15 +4,68 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fpd.domain import link as link_module
 from fpd.domain.link import Link, LinkEvent, after, next_heartbeat, offline_at, silence_allowed
 from fpd.errors import Forbidden
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
+_SHORT = {
+    "prov.": Link.PROVISIONED,
+    "regg.": Link.REGISTERING,
+    "regd.": Link.REGISTERED,
+    "offl.": Link.OFFLINE,
+    "unreg.": Link.UNREGISTERED,
+}
+
+
+def _table() -> list[tuple[LinkEvent, Link, str]]:
+    """Return the cells of the table that people read: (event, state, what it says)."""
+    lines = [line.strip() for line in (link_module.__doc__ or "").splitlines()]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("| ")
+    ]
+    states = [_SHORT.get(name) or Link(name) for name in rows[0][1:]]
+    return [
+        (LinkEvent(row[0]), state, cell)
+        for row in rows[1:]
+        for state, cell in zip(states, row[1:], strict=True)
+    ]
+
+
+def test_the_table_that_people_read_is_the_one_that_counts() -> None:
+    cells = _table()
+    assert len(cells) == len(LinkEvent) * len(Link)
+    for event, link, cell in cells:
+        if cell == "403":
+            with pytest.raises(Forbidden):
+                after(link, event)
+        else:
+            expected = link if cell == "–" else _SHORT.get(cell) or Link(cell)
+            assert after(link, event) is expected, (event, link)
+
+
 @pytest.mark.parametrize("link", list(Link))
-def test_a_valid_token_may_always_register(link: Link) -> None:
-    assert after(link, LinkEvent.REGISTER) is Link.REGISTERING
+@pytest.mark.parametrize("event", [LinkEvent.REGISTER, LinkEvent.WE_REGISTER])
+def test_either_side_may_always_register(link: Link, event: LinkEvent) -> None:
+    assert after(link, event) is Link.REGISTERING
+
+
+def test_a_registration_of_ours_is_complete_with_the_peers_answer() -> None:
+    link = after(Link.PROVISIONED, LinkEvent.WE_REGISTER)
+    assert after(link, LinkEvent.REGISTER_REFUSED) is Link.FAILED
+    link = after(link, LinkEvent.REGISTER_REPLY)
+    assert link is Link.REGISTERED
+    assert after(link, LinkEvent.REGISTER_ACCEPTED) is Link.REGISTERED, "told late, changes nothing"
+    assert after(after(link, LinkEvent.ACKNOWLEDGE), LinkEvent.WE_UNREGISTER) is Link.UNREGISTERED
+
+
+def test_nobody_is_left_twice() -> None:
+    assert after(Link.UNREGISTERED, LinkEvent.WE_UNREGISTER) is Link.UNREGISTERED
+    assert after(Link.PROVISIONED, LinkEvent.WE_UNREGISTER) is Link.PROVISIONED
 
 
 @pytest.mark.parametrize("link", [Link.PROVISIONED, Link.UNREGISTERED, Link.FAILED])

@@ -21,8 +21,9 @@ from fpd.flows.devices import Devices
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
 from fpd.oscp.client import PeerClient
-from fpd.store import forecasts
+from fpd.store import intake
 from fpd.store.db import Database
+from fpd.store.intake import Kept
 from fpd.store.vault import Vault
 
 WEDNESDAY = datetime(2025, 3, 12, 6, tzinfo=UTC)
@@ -176,18 +177,21 @@ class House:
             phase=Phase.ALL,
         )  # fmt: skip
         async with self.db.transaction() as conn:
-            await forecasts.add(
-                conn,
+            (id_,) = await intake.new_ids(conn, count=1)
+            kept = Kept(
+                id=id_,
                 group_id=group_id,
                 peer_id=peer_id,
+                operation="POST update_group_capacity_forecast",
                 request_id=f"{type_}-{self.clock().timestamp()}-{watts}",
+                noted_as=f"{type_}-{self.clock().timestamp()}-{watts}",
                 correlation_id=None,
                 type=ForecastType(type_),
                 body=b"{}",
+                sha256=b"",
                 blocks=[block],
-                now=self.clock(),
             )
-            await forecasts.want_control(conn, group_id=group_id, now=self.clock())
+            await intake.keep(conn, [kept], now=self.clock())
 
     async def commands(self, device: str) -> list[tuple[Any, ...]]:
         return await self.rows(

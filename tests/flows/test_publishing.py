@@ -84,16 +84,10 @@ def block(start: int, capacity: str, phase: Phase = Phase.ALL) -> Block:
 async def owe_forecast(site: Site, *blocks: Block, peer_id: int = 1) -> None:
     kind = ForecastType.CONSUMPTION if peer_id == 1 else ForecastType.OPTIMUM
     async with site.db.transaction() as conn:
-        await publishing.owe_forecast(
-            site.context,
-            conn,
-            peer_id=peer_id,
-            group_id=1,
-            forecast_type=kind,
-            request_id="r-1",
-            blocks=blocks,
-            now=site.clock.at,
+        heard = publishing.ForecastHeard(
+            peer_id=peer_id, group_id=1, type=kind, request_id="r-1", blocks=blocks
         )
+        await publishing.owe_forecasts(site.context, conn, [heard], now=site.clock.at)
 
 
 async def owe_heartbeat(site: Site, *, peer_id: int = 1) -> None:

@@ -22,9 +22,9 @@ def test_the_example_as_it_stands_is_the_default_configuration() -> None:
 
 
 def test_the_example_with_everything_switched_on_loads(tmp_path: Path) -> None:
-    for name in ("tls.crt", "tls.key", "mqtt-ca.crt", "peers-ca.crt", "bluegen-ca.crt"):
-        (tmp_path / name).touch()
     text = re.sub(r"(?m)^#(?=[\w\[])", "", FILE.read_text(encoding="utf-8"))
+    for name in re.findall(r"/etc/fpd/([\w-]+\.(?:crt|key))", text):
+        (tmp_path / name).touch()
     text = text.replace("/etc/fpd/", f"{tmp_path}/").replace(
         '[mqtt]\n# mqtt:// or mqtts:// URL; empty: our own broker on 127.0.0.1\nurl = ""',
         '[mqtt]\nurl = "mqtts://broker.example.org"',

@@ -22,13 +22,18 @@ def test_an_unusable_id_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["Token abc", "token abc", "TOKEN  abc "])
 def test_the_scheme_is_read_in_any_case(value: str) -> None:
-    assert headers.token({"Authorization": value}) == "abc"
+    assert headers.credential({"Authorization": value}) == ("token", "abc")
 
 
-@pytest.mark.parametrize("value", ["", "Token", "Token ", "Bearer abc", "abc", "Basic dTpw"])
+def test_a_message_without_an_id_gets_one_where_that_is_allowed() -> None:
+    first, second = (headers.read(CIMultiDict(), id_needed=False) for _ in range(2))
+    assert first.request_id and first.request_id != second.request_id
+
+
+@pytest.mark.parametrize("value", ["", "Token", "Token ", "abc", "Token " + "x" * 8001])
 def test_without_a_usable_credential_nobody_is_there(value: str) -> None:
     with pytest.raises(Unauthenticated, match="Authorization"):
-        headers.token({"Authorization": value})
+        headers.credential({"Authorization": value})
 
 
 def test_our_ids_are_unique() -> None:

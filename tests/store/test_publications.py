@@ -98,7 +98,7 @@ async def say(conn: AsyncConnection, group_id: int | None, **columns: Any) -> No
 async def outlets(conn: AsyncConnection, peer_id: int = 1) -> list[tuple[Any, ...]]:
     return [
         (o.group_identifier, o.node_id, o.template, o.to_solar_in, o.to_solar_flux)
-        for o in await publications.outlets(conn, peer_id=peer_id)
+        for o in await publications.outlets(conn, peer_ids=[peer_id])
     ]
 
 

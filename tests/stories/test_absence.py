@@ -73,7 +73,9 @@ async def test_sigterm_drains_and_leaves_nothing_in_doubt(
         token = await cp.registers(daemon.url, site.provider_token)
         await cp.shakes_hands(daemon.url, token)
         door = "update_group_capacity_forecast"
-        requests = [cp.says(daemon.url, door, forecast(n), token=token) for n in range(1, 21)]
+        requests = [
+            cp.says(daemon.url, door, forecast(n, in_hours=n), token=token) for n in range(1, 21)
+        ]
         answers = asyncio.gather(*requests, return_exceptions=True)
         await co.hears(door)
         assert await daemon.terminate() == 0

@@ -102,6 +102,31 @@ async def test_the_same_message_twice_has_one_effect(daemon: Daemon) -> None:
         assert capacities == [1, 2]
 
 
+async def test_many_at_once_get_each_his_own_answer(daemon: Daemon) -> None:
+    site = await make_site(daemon)
+    async with RecordingPeer("cp") as cp, RecordingPeer("co") as co:
+        await co.acknowledges(daemon.url, await co.registers(daemon.url, site.optimizer_token))
+        token = await cp.registers(daemon.url, site.provider_token)
+        await cp.shakes_hands(daemon.url, token)
+        door, same = "update_group_capacity_forecast", forecast(100)
+
+        async def post(body: Any, request_id: str | None = None) -> int:
+            status, _, _ = await cp.says(daemon.url, door, body, token=token, request_id=request_id)
+            return status
+
+        answers = await asyncio.gather(
+            *(post(forecast(n, in_hours=n)) for n in range(1, 31)),
+            *(post(same, "same") for _ in range(10)),
+            *(post(forecast(group_id="nobody's")) for _ in range(10)),
+            *(post(forecast("3")) for _ in range(10)),
+        )
+        assert answers == [204] * 40 + [404] * 10 + [400] * 10
+        assert await post(forecast(5), "same") == 400
+        await co.hears(door, 31)
+        capacities = [h.body["forecasted_blocks"][0]["capacity"] for h in co.of(door)]
+        assert sorted(capacities) == [*range(1, 31), 100]
+
+
 async def test_an_optimum_is_taken_from_the_optimizer_and_a_limit_is_not(daemon: Daemon) -> None:
     site = await make_site(daemon)
     async with RecordingPeer("co") as co:

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 
-def forecast(capacity: Any = 3.0, **changes: Any) -> dict[str, Any]:
-    start = datetime.now(UTC).replace(microsecond=0)
+def forecast(capacity: Any = 3.0, *, in_hours: float = 0, **changes: Any) -> dict[str, Any]:
+    """One hour of import limit in kW, from now or `in_hours` on; a newer one covers an older."""
+    start = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=in_hours)
     block = {
         "capacity": capacity,
         "phase": "ALL",

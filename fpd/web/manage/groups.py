@@ -30,7 +30,7 @@ def _columns(change: Change) -> Mapping[str, Any]:
 
 
 async def _group_changed(change: Change, after: Row) -> Mapping[str, Any]:
-    await forecasts.want_control(change.conn, group_id=after["id"], now=change.now)
+    await forecasts.want_control(change.conn, group_ids=[after["id"]], now=change.now)
     return {}
 
 
@@ -38,7 +38,7 @@ async def _asset_changed(change: Change, after: Row) -> Mapping[str, Any]:
     """An asset that moves concerns both groups; in the order of their ids, so none waits long."""
     rows = (after,) if change.before is None else (after, change.before)
     for group_id in sorted({row["group_id"] for row in rows}):
-        await forecasts.want_control(change.conn, group_id=group_id, now=change.now)
+        await forecasts.want_control(change.conn, group_ids=[group_id], now=change.now)
     return {}
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from fpd.errors import Malformed
+from fpd.oscp import dialects
 from fpd.oscp.guard import check_url
 from fpd.store.service_props import (
     CLIENT_ID,
@@ -27,26 +28,11 @@ from fpd.web.manage.fields import MOST, Site, storable
 from fpd.web.manage.refusals import Fault, Invalid
 
 _LONGEST_TEXT: Final = 4096
+_LONGEST_SUBJECT: Final = 512
 _MOST_BYTES: Final = 65_536
 _DEEPEST: Final = 8
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# These say where a message begins and ends, and to whom it goes.
-_OUR_HEADERS: Final = frozenset(
-    {"connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"}
-)
-# Those of the document, and Handshake, which we send to optimizers.
-_PATH_NAMES: Final = (
-    "AdjustGroupCapacityForecast",
-    "GroupCapacityComplianceError",
-    "Handshake",
-    "HandshakeAcknowledge",
-    "Heartbeat",
-    "Register",
-    "UpdateAssetMeasurements",
-    "UpdateGroupCapacityForecast",
-    "UpdateGroupMeasurements",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +48,7 @@ class ServiceProps:
             try:
                 if value is not None:
                     kept[storable(name)] = _KNOWN.get(name, _anything)(value, site)
+                    dialects.check(name, kept[name])
                 elif name == CLIENT_SECRET:
                     kept[name] = None
             except Malformed as error:
@@ -82,6 +69,14 @@ def _text(given: Any, site: Site) -> str:
     return storable(given)
 
 
+def _subject(given: Any, site: Site) -> str:
+    """Return an identity that an index can hold."""
+    subject = _text(given, site)
+    if len(subject) > _LONGEST_SUBJECT:
+        raise Malformed(f"expected a text of at most {_LONGEST_SUBJECT} characters")
+    return subject
+
+
 def _token_url(given: Any, site: Site) -> str:
     """Return the URL as given: a token endpoint may have a query, and its slash may matter."""
     url = _text(given, site)
@@ -100,7 +95,7 @@ def _headers(given: Any, site: Site) -> dict[str, str]:
     seen: set[str] = set()
     for name, value in headers.items():
         folded = name.lower()
-        if not _HEADER_NAME.fullmatch(name) or folded in _OUR_HEADERS:
+        if not _HEADER_NAME.fullmatch(name) or folded in dialects.FRAMING:
             raise Malformed(f"{name!r} is no header that can be added")
         if folded in seen:
             raise Malformed(f"{name} is given twice")
@@ -115,8 +110,8 @@ def _headers(given: Any, site: Site) -> dict[str, str]:
 def _url_paths(given: Any, site: Site) -> dict[str, str]:
     paths = _texts(given)
     for name, path in paths.items():
-        if name not in _PATH_NAMES:
-            raise Malformed(f"{name!r} is none of {', '.join(_PATH_NAMES)}")
+        if name not in dialects.PATH_NAMES:
+            raise Malformed(f"{name!r} is none of {', '.join(dialects.PATH_NAMES)}")
         # Appended to the base URL: without the slash it could continue the host's name.
         if not path.startswith("/") or not path.isprintable() or " " in path:
             raise Malformed(f"{name}: expected a path that starts with /")
@@ -164,6 +159,8 @@ _KNOWN: Final[Mapping[str, Callable[[Any, Site], Any]]] = {
     TOKEN_URL: _token_url,
     CLIENT_ID: _text,
     CLIENT_SECRET: _text,
+    "oauth-scope": _text,
+    "jwt-subject": _subject,
     HEADERS: _headers,
     URL_PATHS: _url_paths,
 }

@@ -1,0 +1,67 @@
+"""What newer messages leave of older ones: who needs to hear a forecast again, or still.
+
+Interpretation: decision P3, a message replaces older ones of the same peer, group and type
+exactly in the time ranges that its blocks cover on their phases. Phases are told apart as they
+are written, UNKNOWN from ALL too: whoever the message is passed on to may read them differently,
+and one message too many does no harm where one too few does.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from fpd.domain.forecast import Block, Forecast
+from fpd.domain.units import Phase
+
+
+class Cover:
+    """The time that messages cover, phase by phase; grows with `add`."""
+
+    def __init__(self, blocks: Iterable[Block] = ()) -> None:
+        # Per phase the starts and ends of disjoint ranges that do not touch, both rising.
+        self._ranges: dict[Phase, tuple[list[datetime], list[datetime]]] = {}
+        self.add(blocks)
+
+    def add(self, blocks: Iterable[Block]) -> None:
+        """Cover the ranges of `blocks` too."""
+        for block in blocks:
+            starts, ends = self._ranges.setdefault(block.phase, ([], []))
+            first = bisect_left(ends, block.start_at)
+            last = bisect_right(starts, block.end_at)
+            touched = slice(first, last)
+            start_at = min([block.start_at, *starts[touched][:1]])
+            end_at = max([block.end_at, *ends[touched][-1:]])
+            starts[touched], ends[touched] = [start_at], [end_at]
+
+    def holds(self, blocks: Iterable[Block], *, after: datetime) -> bool:
+        """Tell whether all that `blocks` say of the time from `after` on is covered.
+
+        A block that has ended by then says nothing more.
+        """
+        return all(
+            self._holds(block.phase, max(block.start_at, after), block.end_at)
+            for block in blocks
+            if block.end_at > after
+        )
+
+    def _holds(self, phase: Phase, start_at: datetime, end_at: datetime) -> bool:
+        starts, ends = self._ranges.get(phase, ([], []))
+        place = bisect_right(starts, start_at) - 1
+        return place >= 0 and end_at <= ends[place]
+
+
+def in_force(messages: Sequence[Forecast], *, at: datetime) -> tuple[Forecast, ...]:
+    """Return the messages to one group of which newer ones and time leave something at `at`.
+
+    `messages` are in the order of receipt, which the answer keeps.
+    """
+    covers: dict[tuple[int, str], Cover] = {}
+    kept = []
+    for message in reversed(messages):
+        cover = covers.setdefault((message.peer_id, message.type), Cover())
+        if not cover.holds(message.blocks, after=at):
+            kept.append(message)
+        cover.add(message.blocks)
+    return tuple(reversed(kept))

@@ -1,0 +1,114 @@
+"""When an older message has nothing more to say."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import pytest
+from forecast_strategies import HOUR, NOW, block, blocks, message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fpd.domain.forecast import Block, Forecast
+from fpd.domain.supersede import Cover, in_force
+from fpd.domain.units import Phase
+
+
+def test_ranges_that_touch_cover_what_spans_them() -> None:
+    cover = Cover([block(0, 2), block(4, 6)])
+    assert not cover.holds([block(1, 5)], after=NOW)
+    cover.add([block(2, 4)])
+    assert cover.holds([block(1, 5)], after=NOW)
+    assert not cover.holds([block(1, 6.01)], after=NOW)
+    assert not cover.holds([block(-1, 1)], after=NOW - HOUR)
+
+
+def test_the_past_needs_no_cover() -> None:
+    assert Cover([block(1, 3)]).holds([block(-5, 2), block(-9, -8)], after=NOW + HOUR)
+    assert Cover().holds([block(-9, -8)], after=NOW)
+    assert not Cover().holds([block(-9, 1)], after=NOW)
+
+
+@pytest.mark.parametrize("phase", ["ONE", "UNKNOWN"])
+def test_a_phase_covers_itself_alone(phase: str) -> None:
+    assert not Cover([block(0, 4, phase="ALL")]).holds([block(0, 1, phase=phase)], after=NOW)
+    assert Cover([block(0, 4, phase=phase)]).holds([block(0, 1, phase=phase)], after=NOW)
+
+
+def test_only_the_same_peer_and_type_supersede() -> None:
+    old = message("CONSUMPTION", block(0, 2), id=1)
+    assert in_force([old, message("GENERATION", block(0, 2), id=2)], at=NOW)[0] is old
+    assert in_force([old, message("CONSUMPTION", block(0, 2), id=2, peer_id=2)], at=NOW)[0] is old
+    assert old not in in_force([old, message("CONSUMPTION", block(0, 2), id=2)], at=NOW)
+
+
+def test_several_newer_ones_may_cover_an_older_one_together() -> None:
+    day = message("CONSUMPTION", *(block(h, h + 1) for h in range(24)), id=1)
+    half = message("CONSUMPTION", block(0, 12), id=2)
+    rest = message("CONSUMPTION", block(12, 24), id=3)
+    assert in_force([day, half], at=NOW) == (day, half)
+    assert in_force([day, half, rest], at=NOW) == (half, rest)
+    assert in_force([day, half], at=NOW + 12 * HOUR) == (day,)
+
+
+def _covered_instant_by_instant(older: list[Block], newer: list[Block], after_h: int) -> bool:
+    """Ask every half hour; all edges are whole hours."""
+    instants = [NOW + h * HOUR + HOUR / 2 for h in range(after_h, 12)]
+    return all(
+        any(b.start_at <= at < b.end_at and b.phase is a.phase for b in newer)
+        for a in older
+        for at in instants
+        if a.start_at <= at < a.end_at
+    )
+
+
+hourly = st.builds(
+    lambda start, hours, phase: block(start, start + hours, phase=phase),
+    st.integers(-4, 8),
+    st.integers(1, 4),
+    st.sampled_from([Phase.ALL, Phase.ONE]),
+)
+
+
+@given(st.lists(hourly, max_size=4), st.lists(hourly, max_size=8), st.integers(-5, 9))
+def test_cover_is_what_asking_every_instant_would_say(
+    older: list[Block], newer: list[Block], after_h: int
+) -> None:
+    cover = Cover(newer)
+    expected = _covered_instant_by_instant(older, newer, after_h)
+    assert cover.holds(older, after=NOW + after_h * HOUR) is expected
+
+
+@given(st.permutations(range(6)), st.lists(blocks, min_size=6, max_size=6), blocks)
+def test_the_order_of_blocks_means_nothing(
+    order: list[int], some: list[Block], asked: Block
+) -> None:
+    cover = Cover(some[number] for number in order)
+    assert cover.holds(some, after=NOW)
+    assert cover.holds([asked], after=NOW) is Cover(some).holds([asked], after=NOW)
+
+
+@given(st.lists(st.tuples(st.integers(1, 2), st.lists(hourly, min_size=1, max_size=3)), max_size=6))
+def test_what_is_in_force_says_everything_that_all_messages_say(
+    said: list[tuple[int, list[Block]]],
+) -> None:
+    messages = [
+        message("CONSUMPTION", *some, id=number, peer_id=peer_id)
+        for number, (peer_id, some) in enumerate(said)
+    ]
+    kept = in_force(messages, at=NOW)
+    assert list(kept) == [m for m in messages if m in kept], "the order of receipt"
+    for h in range(12):
+        at = NOW + h * HOUR + HOUR / 2
+        for peer_id in (1, 2):
+            for phase in (Phase.ALL, Phase.ONE):
+                assert _newest(kept, peer_id, phase, at) == _newest(messages, peer_id, phase, at)
+
+
+def _newest(messages: Sequence[Forecast], peer_id: int, phase: Phase, at: datetime) -> int | None:
+    said = [
+        m.id
+        for m in messages
+        for b in m.blocks
+        if m.peer_id == peer_id and b.phase is phase and b.start_at <= at < b.end_at
+    ]
+    return max(said, default=None)
