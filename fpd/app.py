@@ -8,31 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import secrets
 import signal
-import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
-from aiohttp import web
 
 from fpd import __version__
 from fpd.config import Config
 from fpd.crew import Crew
 from fpd.embedded.broker import EmbeddedBroker
 from fpd.embedded.postgres import EmbeddedPostgres, running_url
-from fpd.errors import FpdError, Misconfigured
-from fpd.flows import handshake, heartbeat, ingest, measurements, publishing, upkeep
+from fpd.errors import FpdError
+from fpd.flows import (
+    handshake,
+    ingest,
+    measurements,
+    publishing,
+    segments,
+    trouble,
+    upkeep,
+)
 from fpd.flows.context import Bells, Context
 from fpd.flows.control import Control
 from fpd.flows.delivery import Delivery
 from fpd.flows.devices import Devices
+from fpd.flows.heartbeat import Heartbeats
 from fpd.flows.loop import Loop
+from fpd.flows.set_back import Watch
+from fpd.flows.silence import Silence
 from fpd.jobs import metronome
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
@@ -43,6 +53,7 @@ from fpd.oscp.client import PeerClient
 from fpd.store.db import Database
 from fpd.store.vault import Vault
 from fpd.web.health import stuck
+from fpd.web.listener import listening
 from fpd.web.server import application
 
 log = structlog.get_logger()
@@ -60,6 +71,9 @@ def clock() -> datetime:
 
 def run(config: Config) -> int:
     """Run the daemon until SIGTERM or SIGINT. Return 0 then, 1 when it could not go on."""
+    # A connection to each of many peers takes more than the 1024 that a shell grants.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         return asyncio.run(_serve(config))
     except FpdError as error:
@@ -108,11 +122,11 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
             spawn=watched.spawn,
             issuer=await _issuer(config, stack),
         )
-        delivery, visits = Delivery(context), Devices(context)
-        loops = _loops(context, delivery, visits)
+        delivery, visits, heartbeats = Delivery(context), Devices(context), Heartbeats(context)
+        loops = _loops(context, delivery, visits, heartbeats)
         stack.push_async_callback(visits.close)
         stack.push_async_callback(crew.cancel)
-        stack.push_async_callback(_drain, looping, loops, watched, delivery)
+        stack.push_async_callback(_drain, looping, loops, watched, delivery, heartbeats)
         crew.spawn(db.supervise(), name="database")
         crew.spawn(_relay(watched), name="messages in flight")
         crew.spawn(_relay(looping), name="loops")
@@ -123,7 +137,8 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
         scheduler = metronome(loops)
         scheduler.start()
         stack.callback(scheduler.shutdown, wait=False)
-        await _open_doors(context, loops, stack)
+        crew.spawn(Watch(context).keep(), name="clock")
+        await _open_doors(context, loops, stack, crew)
         crew.spawn(_keep_watch(notifier, loops), name="watchdog")
         notifier.tell("READY=1")
         yield
@@ -176,23 +191,31 @@ def _kept_password(data_dir: Path) -> str:
     """Return the password for others on our own broker, made on first start, mode 0600."""
     path = data_dir / "mqtt.password"
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Killed in the middle, the next start must not find half a password.
+        unfinished = path.with_suffix(".new")
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
+        unfinished.rename(path)
     return path.read_text(encoding="utf-8").strip()
 
 
-def _loops(context: Context, delivery: Delivery, visits: Devices) -> list[Loop]:
+def _loops(
+    context: Context, delivery: Delivery, visits: Devices, heartbeats: Heartbeats
+) -> list[Loop]:
     """Return every loop, and let those who owe work ring the right one."""
 
     steps: dict[str, tuple[Callable[[], Awaitable[bool]], float]] = {
-        "heartbeats": (partial(heartbeat.step, context), 0.2),
-        "silence": (partial(heartbeat.notice_silence, context), 0.5),
+        "heartbeats": (heartbeats.step, 0.2),
+        "silence": (Silence(context).step, 0.5),
         "handshakes": (partial(handshake.step, context), 0.5),
+        "repairs": (partial(trouble.step, context), 5.0),
         "delivery": (delivery.step, 1.0),
         "publishing": (partial(publishing.step, context), 1.0),
         "measurements": (partial(measurements.step, context), 1.0),
         "devices": (visits.step, 0.5),
         "control": (Control(context, visits).step, 0.5),
+        "segments": (partial(segments.step, context), 5.0),
         "upkeep": (partial(upkeep.step, context), 3600.0),
     }
     loops = {
@@ -213,7 +236,9 @@ async def _relay(others: Crew) -> None:
     raise RuntimeError("a task met a bug; it is logged above")
 
 
-async def _drain(looping: Crew, loops: list[Loop], watched: Crew, delivery: Delivery) -> None:
+async def _drain(
+    looping: Crew, loops: list[Loop], watched: Crew, delivery: Delivery, heartbeats: Heartbeats
+) -> None:
     """Finish the steps that were begun, let what is in flight arrive, write down what came of it.
 
     What has not been begun stays owed; nothing stays claimed.
@@ -221,44 +246,23 @@ async def _drain(looping: Crew, loops: list[Loop], watched: Crew, delivery: Deli
     for loop in loops:
         loop.stop()
     await looping.finish(within_s=_DRAIN_S)
+    heartbeats.stop()
     await watched.finish(within_s=_DRAIN_S)
     with contextlib.suppress(FpdError):
         await delivery.drain()
 
 
 async def _open_doors(
-    context: Context, loops: list[Loop], stack: contextlib.AsyncExitStack
+    context: Context, loops: list[Loop], stack: contextlib.AsyncExitStack, crew: Crew
 ) -> None:
-    http = context.config.http
-    runner = web.AppRunner(
-        application(context, loops),
-        access_log=None,
-        keepalive_timeout=75.0,
-        shutdown_timeout=10.0,
-        handle_signals=False,
+    certificate = await stack.enter_async_context(
+        listening(application(context, loops), context.config.http, context.metrics)
     )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    host, _, port = http.listen.rpartition(":")
-    host = host.strip("[]")
-    try:
-        site = web.TCPSite(
-            runner, host or None, int(port), ssl_context=_tls(http.tls_cert, http.tls_key)
-        )
-        await site.start()
-    except OSError as error:
-        raise Misconfigured(f"http.listen {http.listen}: {error.strerror or error}") from error
-
-
-def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    if certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise Misconfigured(f"http.tls_cert {certificate}: {error}") from error
-    return context
+    if certificate is not None:
+        crew.spawn(certificate.watch(), name="certificate")
+    # Without a handler the signal would end the process.
+    look = certificate.look if certificate is not None else lambda: None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, look)
 
 
 async def _keep_watch(notifier: Notifier, loops: list[Loop]) -> None:
@@ -273,6 +277,27 @@ async def _keep_watch(notifier: Notifier, loops: list[Loop]) -> None:
         else:
             notifier.tell("WATCHDOG=1")
         await asyncio.sleep(period_s / 3)
+
+
+def beside(config: Config, db: Database) -> Context:
+    """Return what flows need, for commands beside the daemon: they owe, and it delivers."""
+    return Context(
+        config=config,
+        clock=clock,
+        db=db,
+        vault=Vault.open(config.key_file or config.data_dir / "fpd.key"),
+        metrics=Metrics(),
+        peers=PeerClient(config.oscp),
+        mqtt=MqttClient(
+            "mqtt://127.0.0.1", username=None, password=None, ca_file=None, instance="command"
+        ),
+        spawn=_nothing_to_spawn,
+    )
+
+
+def _nothing_to_spawn(work: Coroutine[Any, Any, None], *, name: str) -> None:
+    work.close()
+    raise AssertionError(f"{name}: a command starts no work of its own")
 
 
 async def with_database(config: Config, action: Callable[[Database], Awaitable[T]]) -> T:

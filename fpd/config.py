@@ -48,8 +48,21 @@ class Http:
         example="/etc/fpd/tls.crt",
     )
     tls_key: Path | None = key(None, "private key (PEM)", readable=True, example="/etc/fpd/tls.key")
+    tls_client_ca: Path | None = key(
+        None,
+        "certificate authority (PEM) that peers' client certificates must chain to",
+        readable=True,
+        example="/etc/fpd/clients-ca.crt",
+    )
+    tls_client_auth: Literal["optional", "required"] = key(
+        "optional", "with tls_client_ca: whether a client without a certificate is let in"
+    )
+    max_connections: int = key(4000, "open connections; the one idle longest makes room", minimum=1)
+    max_connections_per_address: int = key(2000, "of them, from one address", minimum=1)
     max_body_mb: float = key(4.0, "largest request body", minimum=0.001, maximum=1024)
-    rate_per_token_s: float = key(100.0, "requests a second and credential", minimum=0.1)
+    rate_per_token_s: float = key(
+        100.0, "requests a second and credential, or address without", minimum=0.1
+    )
     rate_burst: int = key(1000, "requests that may come at once", minimum=1)
     failed_auth_per_min: int = key(30, "failed credentials a minute and address", minimum=1)
 
@@ -313,7 +326,19 @@ def _both(first: str, second: str) -> Together:
 
 
 TOGETHER: Mapping[type, tuple[Together, ...]] = {
-    Http: (_both("tls_cert", "tls_key"),),
+    Http: (
+        _both("tls_cert", "tls_key"),
+        Together(
+            frozenset({"tls_client_ca", "tls_cert"}),
+            "tls_cert beside tls_client_ca",
+            lambda http: http["tls_client_ca"] is None or http["tls_cert"] is not None,
+        ),
+        Together(
+            frozenset({"tls_client_auth", "tls_client_ca"}),
+            "tls_client_ca beside tls_client_auth = required",
+            lambda http: http["tls_client_auth"] == "optional" or http["tls_client_ca"] is not None,
+        ),
+    ),
     Oscp: (
         _both("client_cert", "client_key"),
         Together(

@@ -34,6 +34,10 @@ class NoCommonVersion(FpdError):
     """The peer speaks no OSCP version that we speak (501)."""
 
 
+class TooLarge(FpdError):
+    """What belongs together is more than is taken (413)."""
+
+
 class TooMany(FpdError):
     """More requests, or more failed credentials, than are granted (429)."""
 

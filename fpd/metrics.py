@@ -23,6 +23,12 @@ class Metrics:
             registry=registry,
             buckets=_LATENCIES_S,
         )
+        self.dropped = Counter(
+            "fpd_http_connections_dropped",
+            "Connections closed for their slowness (late) or to make room (full)",
+            ["reason"],
+            registry=registry,
+        )
         # protocol
         self.messages_in = Counter(
             "fpd_oscp_messages_received", "OSCP messages accepted", ["operation"], registry=registry
@@ -37,6 +43,12 @@ class Metrics:
             "fpd_oscp_message_seconds",
             "Time a peer took to answer",
             ["operation"],
+            registry=registry,
+            buckets=_LATENCIES_S,
+        )
+        self.heartbeat_late_s = Histogram(
+            "fpd_heartbeat_late_seconds",
+            "How late heartbeats to peers leave",
             registry=registry,
             buckets=_LATENCIES_S,
         )

@@ -12,7 +12,7 @@ document unusable: a part of a datum would pass for all of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -125,15 +125,12 @@ _PHASE_SUFFIX: Final[Mapping[Phase, str]] = {
 }
 
 
-def of_forecast(
-    blocks: Iterable[Block], *, stream: StreamKey, request_id: str
-) -> tuple[Datum, ...]:
-    """Return one datum per block start, at that start; its phases beside each other.
+def of_forecast(blocks: Iterable[Block], *, stream: StreamKey, request_id: str) -> Iterator[Datum]:
+    """Make one datum per block start, at that start; its phases beside each other.
 
     `duration` (s) is that of the first block with this start. Phase ALL has plain names, the
     others a suffix: `amount_a`, `unit_a`.
     """
-    made = []
     for start_at, found in groupby(
         sorted(blocks, key=lambda b: b.start_at), key=lambda b: b.start_at
     ):
@@ -145,8 +142,7 @@ def of_forecast(
             suffix = _PHASE_SUFFIX[block.phase]
             i[f"amount{suffix}"] = block.capacity
             s[f"unit{suffix}"] = _UNIT_NAME[block.unit]
-        made.append(Datum(stream=stream, at=start_at, i=i, s=s))
-    return tuple(made)
+        yield Datum(stream=stream, at=start_at, i=i, s=s)
 
 
 def _seconds(duration: timedelta) -> Decimal:

@@ -172,6 +172,7 @@ _STATUS_OF_LINK = {
     Link.ONLINE: RegistrationStatus.REGISTERED,
     Link.OFFLINE: RegistrationStatus.REGISTERED,
     Link.FAILED: RegistrationStatus.FAILED,
+    Link.BROKEN: RegistrationStatus.FAILED,
 }
 
 

@@ -107,7 +107,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """One message; `id` is ours. (received_at, id) is the order of receipt."""
+    """One message; `id` is ours, and its order the order of receipt: a clock may be set back."""
 
     received_at: datetime
     type: ForecastType
@@ -166,7 +166,7 @@ def course(messages: Iterable[Forecast], terms: Terms) -> Course[Grant]:
 
     Interpretation: where blocks of one message overlap the smallest counts.
     """
-    in_order = sorted(messages, key=lambda message: (message.received_at, message.id))
+    in_order = sorted(messages, key=lambda message: message.id)
     by_phase = {
         phase: lay(
             [_spans(message, phase, terms) for message in in_order],

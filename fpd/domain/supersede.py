@@ -51,6 +51,17 @@ class Cover:
         place = bisect_right(starts, start_at) - 1
         return place >= 0 and end_at <= ends[place]
 
+    def meets(self, blocks: Iterable[Block], *, after: datetime) -> bool:
+        """Tell whether `blocks` say anything of time from `after` on that is covered."""
+        return any(
+            self._meets(block.phase, max(block.start_at, after), block.end_at) for block in blocks
+        )
+
+    def _meets(self, phase: Phase, start_at: datetime, end_at: datetime) -> bool:
+        starts, ends = self._ranges.get(phase, ([], []))
+        place = bisect_right(ends, start_at)
+        return place < len(starts) and max(starts[place], start_at) < end_at
+
 
 def in_force(messages: Sequence[Forecast], *, at: datetime) -> tuple[Forecast, ...]:
     """Return the messages to one group of which newer ones and time leave something at `at`.
@@ -65,3 +76,21 @@ def in_force(messages: Sequence[Forecast], *, at: datetime) -> tuple[Forecast, .
             kept.append(message)
         cover.add(message.blocks)
     return tuple(reversed(kept))
+
+
+def spent(messages: Sequence[Forecast], *, at: datetime) -> tuple[Forecast, ...]:
+    """Return the messages to one group that cannot matter at `at` or later.
+
+    `messages` are in the order of receipt. What a peer's type said last on each phase stays,
+    because it may be held.
+    """
+    last: dict[tuple[int, str, Phase], tuple[datetime, Forecast]] = {}
+    for message in messages:
+        for block in message.blocks:
+            if block.start_at < at:
+                key, until_at = (message.peer_id, message.type, block.phase), min(block.end_at, at)
+                if key not in last or until_at >= last[key][0]:
+                    last[key] = (until_at, message)
+    staying = {id(message) for message in in_force(messages, at=at)}
+    staying |= {id(message) for _, message in last.values()}
+    return tuple(message for message in messages if id(message) not in staying)

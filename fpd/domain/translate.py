@@ -280,7 +280,9 @@ def _forecasts(fields: Fields) -> list[Forecast]:
             blocks=tuple(_block(block) for block in message.children("blocks")),
             id=order,
         )
-        for order, message in enumerate(fields.children("forecasts"))
+        for order, message in enumerate(
+            sorted(fields.children("forecasts"), key=lambda one: one.instant("received_at"))
+        )
     ]
 
 

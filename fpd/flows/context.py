@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from fpd.config import Config
+from fpd.flows.promises import Promises
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
 from fpd.oscp.auth import Issuer
@@ -34,7 +36,10 @@ class Bells:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """`issuer` None: bearer tokens are not accepted from peers."""
+    """`issuer` None: bearer tokens are not accepted from peers.
+
+    `clock` tells the time, `steady` (s) how much of it has passed, whoever sets the clock.
+    """
 
     config: Config
     clock: Callable[[], datetime]
@@ -46,3 +51,8 @@ class Context:
     spawn: Spawn
     bells: Bells = field(default_factory=Bells)
     issuer: Issuer | None = None
+    steady: Callable[[], float] = time.monotonic
+    promises: Promises = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "promises", Promises(self.clock, steady=self.steady))

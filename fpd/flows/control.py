@@ -8,6 +8,7 @@ waits for a device, and a slow one delays nobody.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,8 +20,9 @@ from psycopg import AsyncConnection
 from fpd.adapters.device import Release
 from fpd.config import BatteryDevice, BluegenDevice
 from fpd.domain.forecast import Envelope, Forecast, envelope_at, envelopes
+from fpd.domain.supersede import spent
+from fpd.flows import blocks, fuel_cells, steering
 from fpd.flows import device_rules as rules
-from fpd.flows import fuel_cells, steering
 from fpd.flows.context import Context
 from fpd.flows.control_settings import Settings, properties_of, settings_of
 from fpd.flows.devices import Devices
@@ -34,6 +36,7 @@ log = structlog.get_logger()
 _LEASE = timedelta(seconds=30)
 _BATCH = 100
 _STALE_METER_S = 60.0
+_REVIVAL = timedelta(minutes=10)  # a clock that was set back makes what had ended go on
 _MOST_W = Decimal(10**12)  # anybody may publish a datum; beyond this it is nonsense
 
 
@@ -50,10 +53,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What becomes of one group. `envelope` None: the one in force stays."""
+    """What becomes of one group. `envelope` None: the one in force stays, until `until_at`."""
 
     group_id: int
     envelope: EnvelopeRow | None
+    until_at: datetime | None
     wanted: Sequence[Wanted]
     due_at: datetime
 
@@ -82,7 +86,10 @@ class Control:
         settings = {group.group_id: settings_of(group.control) for group in due}
         async with context.db.connection() as conn:
             snapshot = await self._look(conn, due, settings, now)
-        decisions = [self._decide(group, settings[group.group_id], snapshot, now) for group in due]
+        decisions = []
+        for group in due:
+            decisions.append(self._decide(group, settings[group.group_id], snapshot, now))
+            await asyncio.sleep(0)
         async with context.db.transaction() as conn:
             await _write(conn, decisions, snapshot, now)
         await self._visits.step()
@@ -119,12 +126,28 @@ class Control:
         # the device did then; a measurement newer than its state could not be explained.
         latest = await control.latest(conn, properties=wanted, now=now)
         return Snapshot(
-            forecasts=await forecasts.load(conn, group_ids=group_ids, at=now),
+            forecasts=await self._heard(conn, group_ids, now),
             in_force=await control.newest_envelopes(conn, group_ids=group_ids),
             assets=by_group,
             states=await devices.load(conn, names=list(self._configured)),
             latest=latest,
         )
+
+    async def _heard(
+        self, conn: AsyncConnection, group_ids: Sequence[int], now: datetime
+    ) -> dict[int, tuple[Forecast, ...]]:
+        """Return what may matter of the forecasts, and leave out for good what cannot any more."""
+        heard: dict[int, tuple[Forecast, ...]] = {}
+        closed: list[int] = []
+        for group_id, kept in (await forecasts.load(conn, group_ids=group_ids)).items():
+            messages = tuple(map(blocks.read, kept))
+            gone = {message.id for message in spent(messages, at=now - _REVIVAL)}
+            heard[group_id] = tuple(message for message in messages if message.id not in gone)
+            closed += gone
+            await asyncio.sleep(0)  # a group may have much to read; others want their turn
+        if closed:
+            await forecasts.close(conn, ids=closed)
+        return heard
 
     def _decide(
         self, group: DueGroup, settings: Settings, snapshot: Snapshot, now: datetime
@@ -152,7 +175,13 @@ class Control:
         next_at = now + timedelta(seconds=self._context.config.control.interval_s)
         if envelope.end_at is not None:
             next_at = min(next_at, envelope.end_at)
-        return Decision(group_id=group.group_id, envelope=row, wanted=wanted, due_at=next_at)
+        return Decision(
+            group_id=group.group_id,
+            envelope=row,
+            until_at=envelope.end_at,
+            wanted=wanted,
+            due_at=next_at,
+        )
 
     def _steered(self, assets: Sequence[Asset], states: Mapping[str, DeviceState]) -> list[Steered]:
         """Return the group's controlled devices; one that is not configured here is none."""
@@ -277,4 +306,8 @@ async def _write(
     ]
     if wishes:
         await devices.want(conn, wishes, now=now)
-    await control.settle(conn, due={decision.group_id: decision.due_at for decision in decisions})
+    await control.settle(
+        conn,
+        due={decision.group_id: decision.due_at for decision in decisions},
+        until={decision.group_id: decision.until_at for decision in decisions},
+    )

@@ -1,74 +1,135 @@
-"""What we owe to peers leaves here: claimed, sent outside any transaction, settled in batches.
+"""What we owe to peers leaves here: taken lane by lane, sent outside any transaction, settled in
+batches.
 
-Rung by whoever owes, with the metronome as the guarantee. Each message is sent in a task of its
-own, so a peer that hangs holds back nobody but itself.
+Rung by whoever owes, with the metronome as the guarantee. Each lane is served in a task of its
+own, and of a peer that does not answer only one, so a peer that hangs holds back nobody but
+itself.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 from psycopg import AsyncConnection
 
-from fpd.flows import outbound, registration
+from fpd.flows import outbound, registration, trouble
 from fpd.flows.context import Context
 from fpd.oscp.client import Answer, Verdict
-from fpd.store import events, outbox, peers, registrations
-from fpd.store.outbox import Claimed, Settlement
+from fpd.store import events, heartbeats, lanes, outbox, registrations
+from fpd.store import trouble as trouble_store
+from fpd.store.lanes import Message, Return, Settlement, Taken
 
 log = structlog.get_logger()
 
-_LEASE = timedelta(seconds=30)
-_IN_FLIGHT = 256
+_LEASE = timedelta(seconds=20)
+_LONGEST_RUN_S = 5.0  # and one message more: well inside the lease
+_RUN = 16
+_RUN_BYTES = 2**20
+_AT_ONCE = 128
+_IN_FLIGHT = 1024
+_PER_PEER = 8
+_BREATH_S = 0.003  # what comes in meanwhile shares the next trip
 _LONGEST_WAIT_S = 60.0
-_CREDENTIAL_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A message and what came of it. `ends`: the lane is given back now."""
+
+    lane: Taken
+    message: Message
+    answer: Answer
+    ends: bool
+
+    @property
+    def refused(self) -> bool:
+        """Whether the message is given up; where our credential is, it waits for the remedy."""
+        has_remedy = trouble.is_credential(self.answer) and self.message.lane != outbox.LINK
+        return self.answer.verdict is Verdict.REFUSED and not has_remedy
+
+    @property
+    def settled(self) -> bool:
+        return self.answer.verdict is Verdict.DELIVERED or self.refused
 
 
 class Delivery:
-    """The messages in flight of this process, and the answers not yet written down."""
+    """The lanes in the hands of this process, and the answers not yet written down."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._in_flight = 0
-        self._answers: list[tuple[Claimed, Answer]] = []
+        self._tried: list[Tried] = []
+        self._idle: list[Taken] = []  # taken for nothing
+        self._rested_s = 0.0
+        self._expired_s = 0.0
 
     async def step(self) -> bool:
-        """Settle what was answered, claim what is due, start sending it."""
+        """Settle what was answered, take lanes that are due, start serving them."""
+        await asyncio.sleep(max(self._rested_s + _BREATH_S - time.monotonic(), 0))
+        try:
+            return await self._pass()
+        finally:
+            self._rested_s = time.monotonic()
+
+    async def _pass(self) -> bool:
         await self._settle()
-        free = _IN_FLIGHT - self._in_flight
-        if free <= 0:
+        context, now = self._context, self._context.clock()
+        limit = min(_AT_ONCE, _IN_FLIGHT - self._in_flight)
+        if limit <= 0:
             return False
-        context = self._context
-        now = context.clock()
-        async with context.db.transaction() as conn:
-            await outbox.expire(conn, now=now)
-            claimed = await outbox.claim(conn, now=now, lease=_LEASE, limit=free)
-        for message in claimed:
-            self._in_flight += 1
-            context.spawn(self._send(message), name=f"{message.operation} to {message.peer_id}")
-        return False
+        async with context.db.connection() as conn:
+            if time.monotonic() - self._expired_s >= 1:
+                await outbox.expire(conn, now=now)
+                self._expired_s = time.monotonic()
+            taken = await lanes.take(conn, now=now, lease=_LEASE, limit=limit, per_peer=_PER_PEER)
+            if not taken:
+                return False
+            waiting: dict[lanes.Lane, list[Message]] = {lane.key: [] for lane in taken}
+            for message in await lanes.firsts(
+                conn, lanes=list(waiting), now=now, most=_RUN, bytes_=_RUN_BYTES
+            ):
+                waiting[message.peer_id, message.lane].append(message)
+        for lane in taken:
+            if messages := waiting[lane.key]:
+                self._in_flight += 1
+                context.spawn(self._serve(lane, messages), name=f"{lane.name} of {lane.peer_id}")
+            else:
+                self._idle.append(lane)
+        return bool(self._idle)
 
     async def drain(self) -> None:
         """Write down the last answers; called once nothing is in flight any more."""
         await self._settle()
 
-    async def _send(self, message: Claimed) -> None:
+    async def _serve(self, lane: Taken, messages: Sequence[Message]) -> None:
+        """Send one message after the other until one is not taken."""
+        until_s = time.monotonic() + _LONGEST_RUN_S
         try:
-            answer = await outbound.send(
-                self._context,
-                message,
-                operation=message.operation,
-                request_id=message.request_id,
-                correlation_id=message.correlation_id,
-                body=message.body,
-                body_sealed=message.sealed,
-            )
-            self._answers.append((message, answer))
+            for message in messages:
+                answer = await outbound.send(
+                    self._context,
+                    lane,
+                    operation=message.operation,
+                    request_id=message.request_id,
+                    correlation_id=message.correlation_id,
+                    body=message.body,
+                    body_sealed=message.sealed,
+                )
+                tried = Tried(lane, message, answer, ends=False)
+                last = message is messages[-1] or time.monotonic() > until_s
+                ends = last or not tried.settled
+                self._tried.append(Tried(lane, message, answer, ends))
+                _tell(message, answer)
+                if ends:
+                    break
         finally:
             self._in_flight -= 1
-        _tell(message, answer)
         self._context.bells.delivery()
 
     async def _settle(self) -> None:
@@ -76,31 +137,31 @@ class Delivery:
 
         Killed before the commit, a message is sent again under the same id: at least once.
         """
-        answers, count = self._answers, len(self._answers)
-        if not count:
+        tried, idle = self._tried[:], self._idle[:]
+        if not tried and not idle:
             return
         now = self._context.clock()
-        batch = answers[:count]
         async with self._context.db.transaction() as conn:
-            await outbox.settle(conn, [_settlement(m, a, now) for m, a in batch], now=now)
-            for message, answer in batch:
-                await self._react(conn, message, answer, now)
-        del answers[:count]
+            settled = await lanes.settle(conn, [_settlement(one) for one in tried], now=now)
+            for one in sorted(tried, key=lambda one: one.lane.peer_id):
+                # An answer to what a newer message has replaced says nothing about that one.
+                if one.message.id in settled:
+                    await self._react(conn, one, now)
+            async with conn.pipeline():
+                await _give_back(conn, tried, idle, now)
+        del self._tried[: len(tried)]
+        del self._idle[: len(idle)]
 
-    async def _react(
-        self, conn: AsyncConnection, message: Claimed, answer: Answer, now: datetime
-    ) -> None:
+    async def _react(self, conn: AsyncConnection, tried: Tried, now: datetime) -> None:
         """Do what the answer to a message of the link changes."""
-        context = self._context
+        context, message, answer = self._context, tried.message, tried.answer
         delivered = answer.verdict is Verdict.DELIVERED
-        if _is_credential_trouble(answer) and message.lane != outbox.LINK:
-            await peers.not_handshaken(conn, peer_id=message.peer_id, now=now)
-        if _settlement(message, answer, now).outcome == "refused":
+        if await self._is_final(conn, tried, now):
             await events.record(
                 conn,
                 kind="message.refused",
                 at=now,
-                user_id=message.user_id,
+                user_id=tried.lane.user_id,
                 peer_id=message.peer_id,
                 data={
                     "operation": message.operation,
@@ -112,7 +173,13 @@ class Delivery:
             begun_by_us = message.correlation_id is None
             if delivered:
                 await registration.accepted(
-                    context, conn, peer_id=message.peer_id, begun_by_us=begun_by_us, now=now
+                    context,
+                    conn,
+                    peer_id=message.peer_id,
+                    request_id=message.request_id,
+                    sealed=message.body,
+                    begun_by_us=begun_by_us,
+                    now=now,
                 )
             elif answer.verdict is Verdict.REFUSED:
                 await registration.refused(
@@ -127,44 +194,84 @@ class Delivery:
         if message.operation == registration.FAREWELL and answer.verdict is not Verdict.LATER:
             await registrations.forget_outbound(conn, peer_id=message.peer_id)
         if message.operation == "handshake_acknowledge" and delivered:
-            await peers.schedule_heartbeat(conn, peer_id=message.peer_id, due_at=now)
+            await heartbeats.schedule(conn, peer_id=message.peer_id, due_at=now)
+
+    async def _is_final(self, conn: AsyncConnection, tried: Tried, now: datetime) -> bool:
+        """Tell whether the peer refused the message for good; a refused credential has remedies."""
+        message, answer = tried.message, tried.answer
+        if answer.verdict is not Verdict.REFUSED:
+            return False
+        if not trouble.is_credential(answer):
+            return True
+        peer_id, operation = message.peer_id, message.operation
+        if message.lane == outbox.LINK:
+            if operation == "handshake":
+                await trouble.handshake_refused(conn, peer_id=peer_id, answer=answer, now=now)
+            return True
+        alone = await trouble.refused(
+            conn,
+            peer_id=peer_id,
+            message_id=message.id,
+            operation=operation,
+            answer=answer,
+            now=now,
+        )
+        if alone:
+            await trouble_store.give_up(conn, message_id=message.id, now=now)
+        return alone
 
 
-def _settlement(message: Claimed, answer: Answer, now: datetime) -> Settlement:
+def _settlement(tried: Tried) -> Settlement:
     outcome: str | None = None
-    if answer.verdict is Verdict.DELIVERED:
-        outcome = "delivered"
-    elif answer.verdict is Verdict.REFUSED and not _worth_trying_again(message, answer):
-        outcome = "refused"
+    if tried.settled:
+        outcome = "refused" if tried.refused else "delivered"
     return Settlement(
-        id=message.id,
+        id=tried.message.id,
         outcome=outcome,
-        status=answer.status,
-        error=answer.detail,
-        due_at=now + backoff(message.attempts),
+        status=tried.answer.status,
+        error=tried.answer.detail,
     )
 
 
-def _is_credential_trouble(answer: Answer) -> bool:
-    return answer.status in (401, 403)
-
-
-def _worth_trying_again(message: Claimed, answer: Answer) -> bool:
-    """A peer that forgot the handshake gets one first, and then the message again."""
-    return (
-        _is_credential_trouble(answer)
-        and message.lane != outbox.LINK
-        and message.attempts < _CREDENTIAL_TRIES
+async def _give_back(
+    conn: AsyncConnection, tried: Sequence[Tried], idle: Sequence[Taken], now: datetime
+) -> None:
+    """Give lanes back: one whose message was not taken waits, and with a silent peer all do."""
+    returns = [Return(lane=lane, failures=lane.failures) for lane in idle]
+    returns += [_return(one, now) for one in tried if one.ends]
+    await lanes.give_back(conn, returns)
+    answered = {one.lane.peer_id for one in tried if one.answer.status is not None}
+    silent = [one.lane for one in tried if one.answer.status is None]
+    await lanes.note_silence(
+        conn,
+        answered=[
+            one.lane.peer_id for one in tried if one.lane.silences and one.answer.status is not None
+        ],
+        silent={
+            lane.peer_id: (lane.silences + 1, now + backoff(lane.silences + 1))
+            for lane in silent
+            if lane.peer_id not in answered
+        },
     )
 
 
-def backoff(attempts: int) -> timedelta:
-    """Return the wait after the `attempts`th try failed: 1, 2, 4 … 60 s, spread by ±20 %."""
-    wait_s = min(2.0 ** (min(attempts, 10) - 1), _LONGEST_WAIT_S)
+def _return(tried: Tried, now: datetime) -> Return:
+    if tried.settled:
+        return Return(lane=tried.lane, failures=0)
+    failures = tried.lane.failures + 1
+    wait = backoff(failures)
+    if tried.answer.verdict is Verdict.REFUSED:
+        wait = max(wait, trouble.AGAIN)
+    return Return(lane=tried.lane, failures=failures, later_at=now + wait)
+
+
+def backoff(failures: int) -> timedelta:
+    """Return the wait after so many failures in a row: 1, 2, 4 … 60 s, spread by ±20 %."""
+    wait_s = min(2.0 ** (min(failures, 10) - 1), _LONGEST_WAIT_S)
     return timedelta(seconds=wait_s * random.uniform(0.8, 1.2))
 
 
-def _tell(message: Claimed, answer: Answer) -> None:
+def _tell(message: Message, answer: Answer) -> None:
     fields = {
         "peer": message.peer_id,
         "operation": message.operation,

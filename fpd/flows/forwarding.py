@@ -7,7 +7,7 @@ comes back is told again what is in force) and P20 (ids of ours, mapped both way
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -15,11 +15,13 @@ from psycopg import AsyncConnection
 
 from fpd.domain.forecast import Forecast
 from fpd.domain.supersede import in_force
+from fpd.flows import blocks
 from fpd.flows.inbound import Inbound
 from fpd.oscp import dialects
 from fpd.oscp.headers import new_request_id
 from fpd.store import forwards, outbox
 from fpd.store.forecasts import Addressee
+from fpd.store.forwards import Forwarded
 from fpd.store.outbox import Owed
 from fpd.store.peers import Peer
 
@@ -32,39 +34,55 @@ _AFTER_ANSWER = timedelta(seconds=0.5)
 _GROUPS_AT_ONCE = 64
 
 
-async def owed(
-    conn: AsyncConnection,
-    inbound: Inbound,
-    *,
-    group: Addressee,
-    forecast: Forecast,
-    now: datetime,
-) -> list[Owed]:
-    """Return the message for the optimizer: none if nobody listens or it is not the provider's.
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """A forecast that a group's provider or optimizer has sent; `forecast.id` is that kept."""
+
+    inbound: Inbound
+    group: Addressee
+    forecast: Forecast
+
+    @property
+    def has_listener(self) -> bool:
+        """Whether it is the provider's and an optimizer is to be told."""
+        of_provider = self.forecast.peer_id == self.group.provider_id
+        return of_provider and self.group.optimizer_id is not None and self.group.optimizer_listens
+
+    @property
+    def replaces(self) -> Forwarded:
+        """Which forecasts it may replace."""
+        return (self.group.group_id, self.forecast.peer_id, self.forecast.type)
+
+
+async def owe(conn: AsyncConnection, passing: Sequence[Passing], *, now: datetime) -> None:
+    """Owe optimizers what their groups' providers said, in this order.
 
     Asks the database only when something still waits there, a switch is on or an id is to be
     mapped.
     """
-    optimizer_id, sender_id = group.optimizer_id, forecast.peer_id
-    if sender_id != group.provider_id or optimizer_id is None or not group.optimizer_listens:
-        return []
-    if group.optimizer_waits:
-        await _drop_superseded(conn, optimizer_id, group.group_id, forecast, now)
-    message = Owed(
-        peer_id=optimizer_id,
+    heard = [one for one in passing if one.has_listener]
+    await _drop_superseded(conn, [one for one in heard if one.group.optimizer_waits], now)
+    messages = [await _message(conn, one, now) for one in heard]
+    await outbox.owe(conn, told_apart(messages), now=now)
+
+
+async def _message(conn: AsyncConnection, passing: Passing, now: datetime) -> Owed:
+    inbound, group, forecast = passing.inbound, passing.group, passing.forecast
+    assert group.optimizer_id is not None
+    return Owed(
+        peer_id=group.optimizer_id,
         lane=f"group:{group.group_id}",
         operation=UPDATE,
-        body=inbound.body,
-        request_id=await passing_id(conn, inbound, group, receiver_id=optimizer_id),
-        correlation_id=await _correlation(conn, inbound, optimizer_id),
+        body=None,
+        request_id=await passing_id(conn, inbound, group, receiver_id=group.optimizer_id),
+        correlation_id=await _correlation(conn, inbound, group.optimizer_id),
         group_id=group.group_id,
         forecast_id=forecast.id,
         due_at=now,
         expires_at=max(block.end_at for block in forecast.blocks),
-        sender_id=sender_id,
+        sender_id=forecast.peer_id,
         sender_request_id=inbound.request_id,
     )
-    return [message]
 
 
 def told_apart(together: Sequence[Owed]) -> list[Owed]:
@@ -82,22 +100,21 @@ def told_apart(together: Sequence[Owed]) -> list[Owed]:
 
 
 async def _drop_superseded(
-    conn: AsyncConnection, optimizer_id: int, group_id: int, forecast: Forecast, now: datetime
+    conn: AsyncConnection, passing: Sequence[Passing], now: datetime
 ) -> None:
-    """Drop what still waits for the optimizer and is covered wholly by what came later."""
-    waiting = await forwards.waiting(
-        conn,
-        optimizer_id=optimizer_id,
-        group_id=group_id,
-        sender_id=forecast.peer_id,
-        type=forecast.type,
-        now=now,
-    )
-    kept = {message.id for message in in_force([*waiting, forecast], at=now)}
-    dropped = [message.id for message in waiting if message.id not in kept]
+    """Drop what still waits for optimizers and is covered wholly by what came later."""
+    if not passing:
+        return
+    newer: dict[Forwarded, list[Forecast]] = {}
+    for one in passing:
+        newer.setdefault(one.replaces, []).append(replace(one.forecast, id=0))
+    dropped: list[int] = []
+    for key, kept in (await forwards.waiting(conn, of=list(newer), now=now)).items():
+        still = {m.id for m in in_force([*map(blocks.read, kept), *newer[key]], at=now)}
+        dropped += [message.id for message in kept if message.id not in still]
     if dropped:
         await forwards.drop(conn, ids=dropped, now=now)
-        log.info("forecast.superseded", peer=optimizer_id, group=group_id, messages=len(dropped))
+        log.info("forecasts.superseded", messages=len(dropped))
 
 
 async def passing_id(
@@ -140,7 +157,11 @@ async def tell_again(conn: AsyncConnection, peer: Peer, *, now: datetime) -> Non
     for start in range(0, len(group_ids), _GROUPS_AT_ONCE):
         some = group_ids[start : start + _GROUPS_AT_ONCE]
         unended = await forwards.unended(conn, group_ids=some, now=now)
-        messages = [m for of_group in unended.values() for m in in_force(of_group, at=now)]
+        messages = [
+            message
+            for kept in unended.values()
+            for message in in_force([blocks.read(one) for one in kept], at=now)
+        ]
         await forwards.owe_again(
             conn,
             optimizer_id=peer.id,

@@ -22,7 +22,8 @@ from fpd.flows.registration import HELD_BACK
 from fpd.oscp import dialects, messages
 from fpd.oscp.dialects import Dialect
 from fpd.oscp.headers import new_request_id
-from fpd.store import outbox, peers
+from fpd.store import heartbeats, outbox, peers
+from fpd.store.db import retried
 from fpd.store.outbox import Owed
 
 log = structlog.get_logger()
@@ -42,6 +43,7 @@ def required_behaviour(context: Context, dialect: Dialect) -> messages.RequiredB
     )
 
 
+@retried
 async def receive(context: Context, inbound: Inbound, message: messages.Handshake) -> str | None:
     """Keep what the peer requires; return the id of the Acknowledge we owe, if it is new."""
     now, request_id = context.clock(), new_request_id()
@@ -71,6 +73,7 @@ async def receive(context: Context, inbound: Inbound, message: messages.Handshak
     return request_id
 
 
+@retried
 async def acknowledged(
     context: Context, inbound: Inbound, message: messages.HandshakeAcknowledge
 ) -> None:
@@ -102,6 +105,7 @@ async def _keep(
 ) -> None:
     """Store the demands; an absent behaviour leaves those of the last handshake (`{}` is legal)."""
     offline_at = now + liveness.silence(context, dialect)
+    context.promises.note(peer.id, offline_at)
     if behaviour is None:
         await peers.open_without_change(
             conn, peer_id=peer.id, link=link, offline_at=offline_at, now=now
@@ -120,7 +124,7 @@ async def _keep(
         now=now,
     )
     if interval_s is not None:
-        await peers.reschedule_heartbeat(
+        await heartbeats.reschedule(
             conn, peer_id=peer.id, due_at=now + min(HELD_BACK, next_heartbeat(interval_s))
         )
 
@@ -156,6 +160,7 @@ async def owe(
     )
 
 
+@retried
 async def step(context: Context) -> bool:
     """Owe a Handshake to every optimizer that is due one."""
     now = context.clock()

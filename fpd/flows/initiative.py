@@ -4,6 +4,8 @@ Registration by us (decision P2, OSCP 2.0 §2.6.1 with the roles exchanged): the
 operator a first token; our Register presents it and carries a token for the peer; the peer
 answers with a Register of its own, whose token is ours from then on. That answer comes in through
 `registration.register`, like every other.
+
+`user_id` None is the operator of the machine, who may act for everybody.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from fpd.flows.context import Context
 from fpd.oscp import dialects, guard, messages
 from fpd.oscp.headers import new_request_id
 from fpd.store import events, outbox, peers, registrations
+from fpd.store.db import retried
 from fpd.store.outbox import Owed
 from fpd.store.peers import Peer
 
@@ -31,8 +34,15 @@ _PATIENCE = timedelta(hours=24)
 _CLOSED = frozenset({Link.PROVISIONED, Link.UNREGISTERED, Link.FAILED})
 
 
+@retried
 async def register(
-    context: Context, *, user_id: int, role: str, peer_id: int, token: str, base_url: str | None
+    context: Context,
+    *,
+    user_id: int | None,
+    role: str,
+    peer_id: int,
+    token: str,
+    base_url: str | None,
 ) -> None:
     """Owe the peer our first Register, presenting `token`. `base_url` None: the one we know.
 
@@ -77,7 +87,8 @@ async def register(
     log.info("peer.registering", peer=peer_id, base_url=url, by="us")
 
 
-async def reset_token(context: Context, *, user_id: int, role: str, peer_id: int) -> str:
+@retried
+async def reset_token(context: Context, *, user_id: int | None, role: str, peer_id: int) -> str:
     """Return a new first token for the peer, to be handed over outside OSCP.
 
     Interpretation: as long as the link lives, the token in use goes on working until the new one
@@ -96,7 +107,8 @@ async def reset_token(context: Context, *, user_id: int, role: str, peer_id: int
     return token
 
 
-async def shake_hands(context: Context, *, user_id: int, role: str, peer_id: int) -> None:
+@retried
+async def shake_hands(context: Context, *, user_id: int | None, role: str, peer_id: int) -> None:
     """Owe the peer a Handshake now. Raises Unknown, Conflict when it is not registered."""
     now = context.clock()
     async with context.db.transaction() as conn:
@@ -109,7 +121,8 @@ async def shake_hands(context: Context, *, user_id: int, role: str, peer_id: int
     log.info("peer.handshake_wished", peer=peer_id)
 
 
-async def unregister(context: Context, *, user_id: int, role: str, peer_id: int) -> None:
+@retried
+async def unregister(context: Context, *, user_id: int | None, role: str, peer_id: int) -> None:
     """End the registration at once and owe the peer a DELETE register that says so.
 
     Raises Unknown, Conflict when it is not registered.
@@ -149,10 +162,10 @@ def _farewell(context: Context, peer: Peer, now: datetime) -> Owed:
     )
 
 
-async def _own(conn: AsyncConnection, *, user_id: int, role: str, peer_id: int) -> Peer:
-    """Return the user's peer of this role, locked. Raises Unknown."""
+async def _own(conn: AsyncConnection, *, user_id: int | None, role: str, peer_id: int) -> Peer:
+    """Return the user's peer of this role, locked; None: whoever's it is. Raises Unknown."""
     peer = await peers.lock(conn, peer_id=peer_id)
-    if peer is None or peer.user_id != user_id or peer.role != role:
+    if peer is None or peer.role != role or user_id not in (None, peer.user_id):
         raise Unknown("nothing is here")
     return peer
 

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from psycopg import AsyncConnection
-
-from fpd.domain.forecast import Block
+from fpd.domain.forecast import Block, Forecast
 from fpd.errors import Forbidden, FpdError, Malformed
-from fpd.flows import forecasts, liveness
+from fpd.flows import blocks, forecasts, liveness
 from fpd.flows.context import Context
 from fpd.flows.forecasts import Accepted
 from fpd.flows.inbound import Inbound
@@ -22,9 +20,9 @@ from fpd.flows.together import Together
 from fpd.oscp import messages
 from fpd.store import forecasts as store
 from fpd.store import intake
-from fpd.store.forecasts import Addressee
-from fpd.store.intake import Kept
-from fpd.store.peers import Peer
+
+# While one batch waits for the database, the next one can be made ready.
+_ABREAST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,7 @@ class Arrived:
     inbound: Inbound
     message: messages.UpdateGroupCapacityForecast
     blocks: tuple[Block, ...]
+    sha256: bytes
 
     @property
     def key(self) -> intake.Key:
@@ -43,69 +42,71 @@ class Arrived:
     def group_key(self) -> store.Key:
         return (self.inbound.peer_id, self.message.group_id)
 
-    @property
-    def sha256(self) -> bytes:
-        said = self.inbound.operation.encode() + b"\0" + self.inbound.body
-        return hashlib.sha256(said).digest()
-
 
 class Intake:
     """The door for forecasts of one daemon."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._forecasts = Together("forecasts", self._take, spawn=context.spawn)
+        self._forecasts = Together("forecasts", self._take, spawn=context.spawn, abreast=_ABREAST)
 
     async def receive(
         self, inbound: Inbound, message: messages.UpdateGroupCapacityForecast
     ) -> None:
         """Keep a forecast. Raises Malformed, Unknown (no such group), Forbidden (wrong role)."""
-        blocks = forecasts.checked_blocks(message.forecasted_blocks)
-        await self._forecasts.ask(Arrived(inbound, message, blocks))
+        said = inbound.operation.encode() + b"\0" + inbound.body
+        await self._forecasts.ask(
+            Arrived(
+                inbound,
+                message,
+                await blocks.checked_blocks(message.forecasted_blocks),
+                hashlib.sha256(said).digest(),
+            )
+        )
 
     async def _take(self, arrived: Sequence[Arrived]) -> list[Exception | None]:
         """Keep those that may be kept, with all they cause, in one transaction."""
         context = self._context
         now = context.clock()
         async with context.db.transaction() as conn:
-            judge = await _Judge.of(conn, arrived, now)
+            looked = await intake.look(
+                conn,
+                keys=[one.key for one in arrived],
+                groups={one.group_key for one in arrived},
+                now=now,
+            )
+            judge = _Judge(looked, now)
             verdicts = [judge.verdict(one) for one in arrived]
             accepted = [v for v in verdicts if isinstance(v, Accepted)]
             if accepted:
-                await intake.keep(conn, [one.kept for one in accepted], now=now)
-                await forecasts.cause(context, conn, accepted, now=now)
+                async with conn.pipeline():
+                    await intake.keep(conn, judge.new, now=now)
+                    await forecasts.pass_on(conn, accepted, now=now)
+                await forecasts.publish(context, conn, accepted, looked.outlets, now=now)
             for one in {one.peer.id: one for one in accepted}.values():
-                heard = judge.peers[one.peer.id]
+                heard = looked.peers[one.peer.id]
                 await liveness.heard(context, conn, heard, one.inbound, now=now)
         for one in accepted:
             context.metrics.messages_in.labels("update_group_capacity_forecast").inc()
             forecasts.tell(one)
-        if accepted:
+        if any(one.group.optimizer_id is not None for one in accepted):
             context.bells.delivery()
-            context.bells.publishing()
+        if accepted:
             context.bells.control()
+        if looked.outlets:
+            context.bells.publishing()
         return [v if isinstance(v, FpdError) else None for v in verdicts]
 
 
 class _Judge:
-    """All that decides about some forecasts, read in a few statements."""
+    """Decides about each forecast; `new` are those to keep, in their order."""
 
-    def __init__(self) -> None:
-        self.peers: dict[int, Peer] = {}
-        self._noted: dict[intake.Key, bytes] = {}
-        self._groups: dict[store.Key, Addressee] = {}
-        self._ids: list[int] = []
-
-    @classmethod
-    async def of(cls, conn: AsyncConnection, arrived: Sequence[Arrived], now: datetime) -> _Judge:
-        judge = cls()
-        judge.peers = await intake.hear(
-            conn, peer_ids={one.inbound.peer_id for one in arrived}, now=now
-        )
-        judge._noted = await intake.noted(conn, keys=[one.key for one in arrived])
-        judge._groups = await store.find_groups(conn, keys={one.group_key for one in arrived})
-        judge._ids = await intake.new_ids(conn, count=len(arrived))
-        return judge
+    def __init__(self, looked: intake.Looked, now: datetime) -> None:
+        self._looked = looked
+        self._now = now
+        self._noted = dict(looked.noted)
+        self._ids = iter(looked.ids)
+        self.new: list[intake.New] = []
 
     def verdict(self, one: Arrived) -> Accepted | FpdError | None:
         """Return what becomes of one: kept, refused, or None: the very same came before."""
@@ -115,7 +116,7 @@ class _Judge:
             return refusal
 
     def _accepted(self, one: Arrived) -> Accepted | None:
-        peer = self.peers.get(one.inbound.peer_id)
+        peer = self._looked.peers.get(one.inbound.peer_id)
         if peer is None or not peer.enabled:
             raise Forbidden("this peer is disabled")
         before = self._noted.get(one.key)
@@ -124,21 +125,31 @@ class _Judge:
                 raise Malformed("X-Request-ID reused with other content")
             return None
         peer = liveness.awake(peer, one.inbound)
-        group = forecasts.checked_group(peer, one.message, self._groups.get(one.group_key))
+        addressee = self._looked.groups.get(one.group_key)
+        group = forecasts.checked_group(peer, one.message, addressee)
         self._noted[one.key] = one.sha256  # the same may come twice in one batch
-        return Accepted(one.inbound, self._kept(one, group), peer, group)
-
-    def _kept(self, one: Arrived, group: Addressee) -> Kept:
-        return Kept(
-            id=self._ids.pop(0),
-            group_id=group.group_id,
-            peer_id=one.inbound.peer_id,
-            operation=one.inbound.operation,
-            request_id=one.inbound.request_id,
-            noted_as=one.inbound.noted_as,
-            correlation_id=one.inbound.correlation_id,
+        forecast = Forecast(
+            received_at=self._now,
             type=one.message.type,
-            body=one.inbound.body,
-            sha256=one.sha256,
             blocks=one.blocks,
+            id=next(self._ids),
+            peer_id=peer.id,
         )
+        self.new.append(_new(one, group.group_id, forecast))
+        return Accepted(one.inbound, forecast, peer, group)
+
+
+def _new(one: Arrived, group_id: int, forecast: Forecast) -> intake.New:
+    return intake.New(
+        id=forecast.id,
+        group_id=group_id,
+        peer_id=forecast.peer_id,
+        operation=one.inbound.operation,
+        request_id=one.inbound.request_id,
+        noted_as=one.inbound.noted_as,
+        correlation_id=one.inbound.correlation_id,
+        type=forecast.type,
+        body=one.inbound.body,
+        sha256=one.sha256,
+        ends_at=max(block.end_at for block in forecast.blocks),
+    )

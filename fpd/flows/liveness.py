@@ -15,7 +15,7 @@ from fpd.flows import forwarding
 from fpd.flows.context import Context
 from fpd.flows.inbound import Inbound, once
 from fpd.oscp.dialects import Dialect
-from fpd.store import events, forecasts, peers, senders
+from fpd.store import events, forecasts, lanes, peers, senders, trouble
 
 log = structlog.get_logger()
 
@@ -74,6 +74,7 @@ async def heard(
         return
     if not inbound.dialect.heartbeats:
         offline_at = now + silence(context, inbound.dialect)
+        context.promises.note(peer.id, offline_at)
         await senders.prolong(conn, peer_id=peer.id, offline_at=offline_at)
     if peer.link is Link.OFFLINE:
         await senders.wake(conn, peer_id=peer.id, now=now)
@@ -86,7 +87,10 @@ async def opened(conn: AsyncConnection, peer: peers.Peer, *, now: datetime) -> N
     """
     if peer.link is Link.ONLINE:
         return
+    if peer.link in (Link.BROKEN, Link.OFFLINE):
+        await trouble.forget(conn, peer_id=peer.id)
     await events.record(conn, kind="peer.online", at=now, user_id=peer.user_id, peer_id=peer.id)
     await forecasts.want_control_of_peer(conn, peer_id=peer.id, now=now)
     await forwarding.tell_again(conn, peer, now=now)
+    await lanes.wake(conn, peer_id=peer.id, now=now)
     log.info("peer.online", peer=peer.id)

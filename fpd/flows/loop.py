@@ -6,6 +6,7 @@ Ringing is a hint and the metronome is the guarantee, so a lost ring costs a sec
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -48,13 +49,20 @@ class Loop:
         """Serve rings until stopped."""
         self.progress_at = asyncio.get_running_loop().time()
         while True:
-            await self._ring.wait()
+            await self._rung()
             if self._stopping:
                 return
             self._ring.clear()
             await self._pass()
             self.progress_at = asyncio.get_running_loop().time()
             self._passes.inc()
+
+    async def _rung(self) -> None:
+        """Wait for a ring, but not for ever: the metronome goes by the wall clock, and when that
+        is set back it stops for as long.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ring.wait(), 2 * self.every_s)
 
     async def _pass(self) -> None:
         try:

@@ -20,6 +20,7 @@ from fpd.flows.context import Context
 from fpd.flows.reports import Metering, Result
 from fpd.oscp import messages
 from fpd.store import events, measurements, outbox, readings
+from fpd.store.db import retried
 from fpd.store.measurements import Closed, Due
 from fpd.store.outbox import Owed
 from fpd.store.readings import Asset, Sought
@@ -60,9 +61,14 @@ async def step(context: Context) -> bool:
             awaited.append(one)
         else:
             done.append(one)
-    async with context.db.transaction() as conn:
-        await measurements.postpone(conn, [one.due for one in awaited], until=now + _AGAIN)
-        await _close(context, conn, done, now=now, settle=settle)
+
+    @retried
+    async def settled() -> None:
+        async with context.db.transaction() as conn:
+            await measurements.postpone(conn, [one.due for one in awaited], until=now + _AGAIN)
+            await _close(context, conn, done, now=now, settle=settle)
+
+    await settled()
     context.bells.delivery()
     return len(done) > 0
 

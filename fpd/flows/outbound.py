@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from fpd.errors import Misconfigured
 from fpd.flows.context import Context
-from fpd.oscp import dialects, wording
+from fpd.oscp import dialects, messages, wording
 from fpd.oscp.client import Answer, Call
 from fpd.store.reach import Reach
 from fpd.store.service_props import join_secrets
 
+# Shorter values are words that an answer may hold by itself.
+_SHORTEST_SECRET = 6
 _METHODS = {"unregister": ("DELETE", "register")}
 
 
@@ -23,12 +26,16 @@ async def send(
     correlation_id: str | None = None,
     body: bytes,
     body_sealed: bool = False,
+    within_s: float | None = None,
 ) -> Answer:
     """Open what is sealed, send it, count it. A secret that does not open is an Answer too.
 
-    `operation` is the wire name, or "unregister" for DELETE register.
+    What the peer says of it is told without the secrets in it: some repeat what they refuse.
+
+    `operation` is the wire name, or "unregister" for DELETE register. `within_s`: what it may
+    take at most, if less than any message.
     """
-    started_s = time.monotonic()
+    started_s, sent_at = time.monotonic(), context.clock()
     try:
         call = _call(
             context,
@@ -41,10 +48,26 @@ async def send(
     except Misconfigured as error:
         answer = Answer(None, str(error))
     else:
-        answer = await context.peers.send(call)
+        answer = await context.peers.send(call, within_s=within_s)
+        answer = replace(answer, detail=_without_secrets(answer.detail, call, body_sealed))
     context.metrics.messages_out.labels(operation, answer.verdict.value).inc()
     context.metrics.message_s.labels(operation).observe(time.monotonic() - started_s)
-    return answer
+    return replace(answer, sent_at=sent_at)
+
+
+def _without_secrets(detail: str | None, call: Call, body_sealed: bool) -> str | None:
+    """Return what a peer said without our credentials, shortened or not."""
+    if detail is None:
+        return None
+    secrets = [call.token, *call.headers.values()]
+    if call.credentials is not None:
+        secrets.append(call.credentials.client_secret)
+    if body_sealed:
+        secrets.append(messages.decode(call.body, messages.Register).token)
+    for secret in secrets:
+        if secret and len(secret) >= _SHORTEST_SECRET:
+            detail = detail.replace(secret, "***")
+    return detail
 
 
 def _call(
@@ -66,6 +89,7 @@ def _call(
         base_url=peer.base_url,
         path=dialect.path(name),
         method=method,
+        heartbeat=operation == "heartbeat",
         token=None if token is None else vault.recall(token).decode(),
         credentials=access.credentials,
         request_id=request_id,

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import groupby, islice
 
 import structlog
 from psycopg import AsyncConnection
@@ -30,8 +30,9 @@ log = structlog.get_logger()
 
 _LEASE = timedelta(seconds=30)
 _BATCH = 500
+_PART = 1000
 
-Placed = tuple[Outlet, str, Sequence[Datum]]
+Placed = tuple[Outlet, str, Iterable[Datum]]
 """An outlet, the rendered source id, and the datum that go there."""
 
 
@@ -75,14 +76,14 @@ class ForecastHeard:
 
 
 async def owe_forecasts(
-    context: Context, conn: AsyncConnection, heard: Sequence[ForecastHeard], *, now: datetime
+    context: Context,
+    conn: AsyncConnection,
+    heard: Sequence[ForecastHeard],
+    *,
+    outlets: Sequence[Outlet],
+    now: datetime,
 ) -> None:
     """Publish forecasts, in their order: one datum per block start, dated then."""
-    outlets = await publications.outlets(
-        conn,
-        peer_ids={one.peer_id for one in heard},
-        group_ids={one.group_id for one in heard},
-    )
     by_key = {(outlet.sender_id, outlet.group_id): outlet for outlet in outlets}
     placed = []
     for one in heard:
@@ -137,24 +138,26 @@ def _place(
         log.warning("datum.unplaceable", group=outlet.group_id, reason=str(error))
         return []
     stream = StreamKey(outlet.user_id, outlet.node_id, source_id.identity(rendered))
-    return [(outlet, rendered, tuple(make(stream)))]
+    return [(outlet, rendered, make(stream))]
 
 
 async def _owe(
     context: Context, conn: AsyncConnection, placed: Sequence[Placed], *, now: datetime
 ) -> None:
     encoding = context.config.mqtt.encoding
-    if not placed:
-        return
-    messages = [
-        Publication(topics.datum(datum.stream), codec.encode(datums.flat(datum, name), encoding))
-        for outlet, name, made in placed
-        if outlet.to_solar_flux
-        for datum in made
-    ]
-    await publications.owe(conn, messages, now=now)
-    kept = [datum for outlet, _, made in placed if outlet.to_solar_in for datum in made]
-    await streams.write(conn, kept, now=now)
+    made = ((outlet, name, datum) for outlet, name, those in placed for datum in those)
+    # A part at a time, so that others are served between the datum of very long forecasts.
+    while part := list(islice(made, _PART)):
+        messages = [
+            Publication(
+                topics.datum(datum.stream), codec.encode(datums.flat(datum, name), encoding)
+            )
+            for outlet, name, datum in part
+            if outlet.to_solar_flux
+        ]
+        await publications.owe(conn, messages, now=now)
+        kept = [datum for outlet, _, datum in part if outlet.to_solar_in]
+        await streams.write(conn, kept, now=now)
 
 
 async def step(context: Context) -> bool:

@@ -21,8 +21,10 @@ from fpd.flows.context import Context
 from fpd.flows.inbound import Inbound, once
 from fpd.oscp import guard, messages
 from fpd.oscp.headers import new_request_id
-from fpd.store import events, outbox, peers, registrations
+from fpd.store import events, outbox, peers, registrations, trouble
+from fpd.store.db import retried
 from fpd.store.outbox import Owed
+from fpd.store.registrations import Outstanding
 
 log = structlog.get_logger()
 
@@ -31,6 +33,8 @@ FAREWELL = "unregister"
 # The answer to a request leaves within this time or never; then our own message goes anyway.
 HELD_BACK = timedelta(seconds=3)
 _OVERLAP = timedelta(seconds=60)
+# A peer that took our Register sends its own within this time, or somebody has to look.
+_PATIENCE = timedelta(minutes=10)
 
 
 def new_token() -> str:
@@ -56,6 +60,7 @@ def offer(context: Context, token: str) -> messages.Register:
     )
 
 
+@retried
 async def register(context: Context, inbound: Inbound, message: messages.Register) -> str | None:
     """Register a peer, again or for the first time; return the id of the Register we owe back.
 
@@ -67,8 +72,9 @@ async def register(context: Context, inbound: Inbound, message: messages.Registe
     async with context.db.transaction() as conn, once(context, conn, inbound, now) as peer:
         if peer is None:
             return None
-        if await _answers_ours(conn, inbound):
-            await _complete(context, conn, peer, url, message.token, now)
+        ours = await _answered(conn, inbound)
+        if ours is not None:
+            await _complete(context, conn, peer, ours, url, message.token, now)
             return None
         link = after(peer.link, LinkEvent.REGISTER)
         await _save(context, conn, peer, link, url, message.token, now)
@@ -103,29 +109,40 @@ async def drop_unsaid(conn: AsyncConnection, *, peer_id: int, now: datetime) -> 
     await outbox.supersede(conn, peer_id=peer_id, lane=outbox.LINK, operations=operations, now=now)
 
 
-async def _answers_ours(conn: AsyncConnection, inbound: Inbound) -> bool:
-    """Tell whether a Register is the peer's answer to ours, which is outstanding.
+async def _answered(conn: AsyncConnection, inbound: Inbound) -> Outstanding | None:
+    """Return our outstanding Register if this one is the peer's answer to it.
 
     Interpretation: it names ours in X-Correlation-ID, or, since SolarNetwork and ELMO leave that
     out, the peer has used the token that ours carried: it has ours and still says its own.
     """
     ours = await registrations.outstanding(conn, peer_id=inbound.peer_id)
-    return ours is not None and (inbound.correlation_id == ours.request_id or ours.token_used)
+    if ours is None or not (inbound.correlation_id == ours.request_id or ours.token_used):
+        return None
+    return ours
 
 
 async def _complete(
-    context: Context, conn: AsyncConnection, peer: peers.Peer, url: str, token: str, now: datetime
+    context: Context,
+    conn: AsyncConnection,
+    peer: peers.Peer,
+    ours: Outstanding,
+    url: str,
+    token: str,
+    now: datetime,
 ) -> None:
     """The registration that we began is complete; an optimizer is shaken hands with."""
     link = after(peer.link, LinkEvent.REGISTER_REPLY)
     await _save(context, conn, peer, link, url, token, now)
     await drop_unsaid(conn, peer_id=peer.id, now=now)
-    await peers.retire_old_tokens(conn, peer_id=peer.id, valid_until=now + _OVERLAP)
+    await peers.retire_old_tokens(
+        conn, peer_id=peer.id, taken_sha256=ours.token_sha256, valid_until=now + _OVERLAP
+    )
     await peers.want_handshake(conn, peer_id=peer.id, now=now + HELD_BACK)
     await events.record(conn, kind="peer.registered", at=now, user_id=peer.user_id, peer_id=peer.id)
     log.info("peer.registered", peer=peer.id, base_url=url)
 
 
+@retried
 async def update(context: Context, inbound: Inbound, message: messages.Register) -> None:
     """PUT register: a new token for us, a new base URL, no counter-message; then shake hands."""
     url, now = _chosen(context, message), context.clock()
@@ -141,6 +158,7 @@ async def update(context: Context, inbound: Inbound, message: messages.Register)
     log.info("peer.registration_updated", peer=peer.id, base_url=url)
 
 
+@retried
 async def unregister(context: Context, inbound: Inbound) -> None:
     """DELETE register: forget the tokens, stop sending; the groups fall back as if offline."""
     now = context.clock()
@@ -160,22 +178,33 @@ async def unregister(context: Context, inbound: Inbound) -> None:
 
 
 async def accepted(
-    context: Context, conn: AsyncConnection, *, peer_id: int, begun_by_us: bool, now: datetime
+    context: Context,
+    conn: AsyncConnection,
+    *,
+    peer_id: int,
+    request_id: str,
+    sealed: bytes,
+    begun_by_us: bool,
+    now: datetime,
 ) -> None:
     """The peer took our Register: the old token ends soon, an optimizer is shaken hands with.
 
-    If it was the first of a registration, the peer's own is still to come.
+    `sealed` is what it took. If it was the first of a registration, the peer's own is still to
+    come.
     """
     peer = await peers.lock(conn, peer_id=peer_id)
     if peer is None:
         return
+    ours = messages.decode(context.vault.unseal(sealed), messages.Register)
+    await peers.retire_old_tokens(
+        conn, peer_id=peer_id, taken_sha256=sha256(ours.token), valid_until=now + _OVERLAP
+    )
     if begun_by_us:
-        await peers.retire_old_tokens(conn, peer_id=peer_id, valid_until=now + _OVERLAP)
-        log.info("peer.register_taken", peer=peer_id)
+        if await registrations.taken(conn, peer_id=peer_id, request_id=request_id, now=now):
+            log.info("peer.register_taken", peer=peer_id)
         return
     link = after(peer.link, LinkEvent.REGISTER_ACCEPTED)
     await peers.set_link(conn, peer_id=peer_id, link=link, now=now)
-    await peers.retire_old_tokens(conn, peer_id=peer_id, valid_until=now + _OVERLAP)
     await peers.want_handshake(conn, peer_id=peer_id, now=now)
     await events.record(conn, kind="peer.registered", at=now, user_id=peer.user_id, peer_id=peer_id)
     log.info("peer.registered", peer=peer_id)
@@ -201,16 +230,38 @@ async def refused(
             return  # an answer that comes late: another Register has taken its place
         await registrations.end(conn, peer_id=peer_id)
     link = after(peer.link, LinkEvent.REGISTER_REFUSED)
-    await peers.set_link(conn, peer_id=peer_id, link=link, now=now)
+    await _failed(conn, peer, link, f"it refused our Register: {status}", now, status=status)
+
+
+async def give_up_waiting(context: Context) -> None:
+    """Let registrations fail whose peer took our Register and has not sent its own in time.
+
+    Ours stays outstanding: its Register, when it comes after all, still completes it.
+    """
+    now = context.clock()
+    async with context.db.transaction() as conn:
+        for peer in await registrations.claim_unanswered(conn, taken_before=now - _PATIENCE):
+            link = after(peer.link, LinkEvent.UNANSWERED)
+            minutes = round(_PATIENCE.total_seconds() / 60)
+            why = f"it took our Register, but sent none of its own within {minutes} min"
+            await _failed(conn, peer, link, why, now)
+
+
+async def _failed(
+    conn: AsyncConnection, peer: peers.Peer, link: Link, why: str, now: datetime, **data: object
+) -> None:
+    if link is peer.link:
+        return  # it was told late: the registration has gone on or ended meanwhile
+    await trouble.note(conn, peer_id=peer.id, link=link, why=why, now=now)
     await events.record(
         conn,
         kind="peer.registration_failed",
         at=now,
         user_id=peer.user_id,
-        peer_id=peer_id,
-        data={"status": status},
+        peer_id=peer.id,
+        data={"reason": why, **data},
     )
-    log.warning("peer.registration_failed", peer=peer_id, status=status)
+    log.warning("peer.registration_failed", peer=peer.id, reason=why)
 
 
 def _chosen(context: Context, message: messages.Register) -> str:

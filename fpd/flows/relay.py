@@ -17,12 +17,13 @@ from psycopg import AsyncConnection
 from fpd.domain.forecast import Block
 from fpd.errors import Forbidden, Malformed, Unknown
 from fpd.flows import forwarding
+from fpd.flows.blocks import checked_blocks
 from fpd.flows.context import Context
-from fpd.flows.forecasts import checked_blocks
 from fpd.flows.inbound import Inbound
 from fpd.flows.liveness import open_link
 from fpd.oscp import messages
 from fpd.store import events, forecasts, outbox
+from fpd.store.db import retried
 from fpd.store.forecasts import Addressee
 from fpd.store.outbox import Owed, PassedOn
 from fpd.store.peers import Peer
@@ -33,6 +34,7 @@ _AT_LEAST = timedelta(hours=24)
 _LONGEST_TOLD = 300
 
 
+@retried
 async def adjust(
     context: Context, inbound: Inbound, message: messages.AdjustGroupCapacityForecast
 ) -> None:
@@ -42,7 +44,7 @@ async def adjust(
     not with a forecast of this group, which we passed on, means nothing to the provider.
     """
     now = context.clock()
-    blocks = checked_blocks(message.forecasted_blocks)
+    blocks = await checked_blocks(message.forecasted_blocks)
     async with context.db.transaction() as conn, open_link(context, conn, inbound, now) as peer:
         if peer is None:
             return
@@ -74,6 +76,7 @@ async def adjust(
     log.info("forecast.adjustment_wished", peer=inbound.peer_id, group=message.group_id)
 
 
+@retried
 async def compliance_error(
     context: Context, inbound: Inbound, message: messages.GroupCapacityComplianceError
 ) -> None:
@@ -83,7 +86,7 @@ async def compliance_error(
     on, is the only link (OSCP 2.0: it SHALL be there).
     """
     now = context.clock()
-    blocks = checked_blocks(message.forecasted_blocks or ())
+    blocks = await checked_blocks(message.forecasted_blocks or ())
     reason = message.message[:_LONGEST_TOLD].replace("\0", "")  # jsonb knows no NUL
     async with context.db.transaction() as conn, open_link(context, conn, inbound, now) as peer:
         if peer is None:

@@ -1,15 +1,21 @@
-"""Our calls to peers: one HTTP session, guarded addresses, no redirects, bounded answers."""
+"""Our calls to peers: guarded addresses, no redirects, bounded answers.
+
+Heartbeats have connections of their own, so that no other message, and no peer that hangs, ever
+stands before one: their number is bounded by one heartbeat per peer at a time, not by a pool.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import Enum
 
 import aiohttp
-from aiohttp.resolver import ThreadedResolver
+from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDict
 
 from fpd.config import Oscp
@@ -19,6 +25,7 @@ from fpd.oscp.auth import Bearers, NoToken
 from fpd.oscp.dialects import ClientCredentials
 from fpd.oscp.guard import GuardedResolver, check_url
 from fpd.oscp.headers import CORRELATION_ID, REQUEST_ID
+from fpd.oscp.names import Names
 
 _LONGEST_ANSWER = 4096
 _LARGE = 2**20
@@ -37,6 +44,7 @@ class Call:
     path: str
     request_id: str
     method: str = "POST"
+    heartbeat: bool = False
     token: str | None = field(default=None, repr=False)
     credentials: ClientCredentials | None = None
     correlation_id: str | None = None
@@ -71,6 +79,7 @@ class Answer:
 
     status: int | None
     detail: str | None = None
+    sent_at: datetime | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -89,20 +98,38 @@ class PeerClient:
     def __init__(self, settings: Oscp, *, longest_s: float = 10.0) -> None:
         self._settings = settings
         self._longest_s = longest_s
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}  # for heartbeats, for all else
         self._bearers: Bearers | None = None
+        self._names: Names | None = None
 
     async def open(self) -> None:
         """Make the session. Raises Misconfigured when a file for TLS cannot be used."""
         self._bearers = Bearers(self._settings, tls.of_issuers(self._settings))
-        connector = aiohttp.TCPConnector(
-            limit=512,
-            limit_per_host=16,
-            ssl=tls.of_peers(self._settings),
-            resolver=GuardedResolver(ThreadedResolver(), self._settings.allowed_networks),
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
+        self._names = Names()
+        names = GuardedResolver(self._names, self._settings.allowed_networks)
+        trusted = tls.of_peers(self._settings)
+        self._sessions = {
+            True: self._session(names, trusted, limit_per_host=0, keepalive_timeout=75),
+            False: self._session(names, trusted, limit_per_host=16, keepalive_timeout=15),
+        }
+
+    def _session(
+        self,
+        names: AbstractResolver,
+        trusted: ssl.SSLContext,
+        *,
+        limit_per_host: int,
+        keepalive_timeout: float,
+    ) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                limit_per_host=limit_per_host,
+                keepalive_timeout=keepalive_timeout,
+                ssl=trusted,
+                resolver=names,
+                use_dns_cache=False,
+            ),
             timeout=aiohttp.ClientTimeout(total=self._longest_s, connect=5),
             headers={"User-Agent": "fpd"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -112,16 +139,19 @@ class PeerClient:
     async def close(self) -> None:
         if self._bearers is not None:
             await self._bearers.close()
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
+        if self._names is not None:
+            await self._names.close()
 
-    async def send(self, call: Call) -> Answer:
+    async def send(self, call: Call, *, within_s: float | None = None) -> Answer:
         """Send one message; whatever goes wrong on the way becomes an Answer without status.
 
         When an access token is refused that had been good, the message goes once more, with a
-        new one.
+        new one. `within_s`: what all of it may take at most, if less than `longest_s`.
         """
-        if self._session is None or self._bearers is None:
+        session = self._sessions.get(call.heartbeat)
+        if session is None or self._bearers is None:
             return Answer(None, "the client is closed")
         try:
             # Literal addresses never meet the resolver, and the operator's list may have changed.
@@ -131,10 +161,10 @@ class PeerClient:
                 allowed_networks=self._settings.allowed_networks,
             )
             url = f"{base_url}{call.path}"
-            async with asyncio.timeout(self._longest_s):
+            async with asyncio.timeout(min(self._longest_s, within_s or self._longest_s)):
                 if call.credentials is None:
-                    return await _exchange(self._session, call, url, None)
-                return await self._authorized(self._session, self._bearers, call, url)
+                    return await _exchange(session, call, url, None)
+                return await self._authorized(session, self._bearers, call, url)
         except Malformed as error:
             return Answer(None, f"{call.base_url}: {error}")
         except NoToken as error:
@@ -162,10 +192,25 @@ class PeerClient:
                 break
             if not bearers.refused(call.credentials, bearer):
                 break
+        if answer.detail is not None:  # some peers repeat what they refuse
+            return replace(answer, detail=answer.detail.replace(bearer, "***"))
         return answer
 
 
 async def _exchange(
+    session: aiohttp.ClientSession, call: Call, url: str, bearer: str | None
+) -> Answer:
+    try:
+        return await _exchanged(session, call, url, bearer)
+    except (aiohttp.ServerDisconnectedError, ConnectionResetError):
+        # A connection kept from last time may have been closed just now. A heartbeat is worth
+        # another one; other messages are tried again anyway.
+        if not call.heartbeat:
+            raise
+        return await _exchanged(session, call, url, bearer)
+
+
+async def _exchanged(
     session: aiohttp.ClientSession, call: Call, url: str, bearer: str | None
 ) -> Answer:
     async with session.request(

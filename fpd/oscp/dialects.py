@@ -49,6 +49,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from fpd.errors import Malformed
+from fpd.oscp import segments
 from fpd.oscp.headers import CORRELATION_ID, REQUEST_ID
 
 # These say where a message begins and ends, to whom it goes and which one it is.
@@ -67,6 +68,8 @@ FRAMING: Final = frozenset(
         "upgrade",
         CORRELATION_ID.lower(),
         REQUEST_ID.lower(),
+        segments.COUNT.lower(),
+        segments.INDEX.lower(),
     }
 )
 

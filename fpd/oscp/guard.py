@@ -7,6 +7,7 @@ connect, after name resolution, so that a name cannot be re-pointed later.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 
@@ -18,26 +19,44 @@ from fpd.errors import Malformed
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Where IPv6 addresses are given out for the public; multicast, NAT64, mapped, unique local and
+# everything reserved lie elsewhere.
+_PUBLIC_V6 = ipaddress.ip_network("2000::/3")
+# 6to4 and its relays, Teredo: they lead to an IPv4 address that only somebody on the way knows.
+_TUNNELS = (
+    ipaddress.ip_network("2002::/16"),
+    ipaddress.ip_network("2001::/32"),
+    ipaddress.ip_network("192.88.99.0/24"),
+)
+_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+# Of a name as it is looked up, and of a last label that makes an IPv4 address of the whole.
+_NAME = re.compile(r"(?=.{1,253}\.?$)([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.ASCII)
+_NUMERIC = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)\.?", re.ASCII)
 
 
 def allowed(address: Address, networks: Sequence[Network]) -> bool:
     """Whether peers may live at `address`: a public one, or one in a listed network.
 
-    An IPv6 address that only wraps an IPv4 one is judged by what it wraps.
+    An address that wraps an IPv4 one may live where that may be listed; a mapped one is that one.
     """
-    address = _unwrapped(address)
-    if any(address in network for network in networks if network.version == address.version):
-        return True
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    for known in (address, _wrapped(address)):
+        if known is not None and any(known in network for network in networks):
+            return True
+    if isinstance(address, ipaddress.IPv6Address) and address not in _PUBLIC_V6:
+        return False
+    if any(address in network for network in _TUNNELS):
+        return False
     return address.is_global and not address.is_multicast
 
 
-def _unwrapped(address: Address) -> Address:
+def _wrapped(address: Address) -> Address | None:
     if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in _NAT64:
+        return None
+    if any(address in network for network in _NAT64):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
+    return address.sixtofour
 
 
 def check_url(url: str, *, require_https: bool, allowed_networks: Sequence[Network]) -> str:
@@ -48,26 +67,29 @@ def check_url(url: str, *, require_https: bool, allowed_networks: Sequence[Netwo
     """
     try:
         parsed = URL(url.strip())
-        host, port = parsed.host, parsed.port
+        host, port = parsed.raw_host, parsed.port
     except ValueError as error:
         raise Malformed(f"not a URL: {error}") from None
     if parsed.scheme not in (("https",) if require_https else ("https", "http")) or not host:
         raise Malformed("expected an absolute https:// URL" + ("" if require_https else " or http"))
-    if parsed.user is not None or parsed.password is not None:
+    if parsed.user is not None or parsed.password is not None or "@" in url.split("/", 3)[2]:
         raise Malformed("a URL with user information is refused")
     if parsed.query_string or "?" in url or "#" in url:
         raise Malformed("a URL with a query or fragment is refused")
     if not port:
         raise Malformed("the port is not usable")
     literal = _literal(host)
+    if literal is None and (_NAME.fullmatch(host) is None or _NUMERIC.fullmatch(host)):
+        raise Malformed(f"{host} is no name of a host")
     if literal is not None and not allowed(literal, allowed_networks):
         raise Malformed(f"the address {host} is not allowed (oscp.allowed_networks)")
     return str(parsed).rstrip("/")
 
 
 def _literal(host: str) -> Address | None:
+    host = host.strip("[]").partition("%")[0].removesuffix(".")
     try:
-        return ipaddress.ip_address(host.strip("[]").split("%")[0])
+        return ipaddress.ip_address(host)
     except ValueError:
         pass
     try:

@@ -49,7 +49,8 @@ async def claim(
     """Take at most `limit` due groups until the lease ends, longest overdue first.
 
     A group without optimizer, or with one that only listens to datum, counts as one whose
-    optimizer is online: its wishes come from elsewhere (decisions P8, M8).
+    optimizer is online: its wishes come from elsewhere (decisions P8, M8). A peer of a broken
+    link is there: it is we who do not get through to it.
     """
     cursor = conn.cursor(row_factory=class_row(DueGroup))
     await cursor.execute(
@@ -69,8 +70,9 @@ async def claim(
             returning c.group_id
         )
         select g.id as group_id, g.user_id, g.enabled, g.control,
-               cp.link = 'online' as provider_online,
-               coalesce(co.link = 'online' or co.base_url is null, true) as optimizer_online
+               cp.link in ('online', 'broken') as provider_online,
+               coalesce(co.link in ('online', 'broken') or co.base_url is null, true)
+                   as optimizer_online
           from taken
           join capacity_group as g on g.id = taken.group_id
           join peer as cp on cp.id = g.provider_id
@@ -246,8 +248,13 @@ async def append_envelopes(conn: AsyncConnection, rows: Sequence[EnvelopeRow]) -
     return dict(await cursor.fetchall())
 
 
-async def settle(conn: AsyncConnection, *, due: Mapping[int, datetime]) -> None:
-    """Give the groups back until they are due again.
+async def settle(
+    conn: AsyncConnection,
+    *,
+    due: Mapping[int, datetime],
+    until: Mapping[int, datetime | None],
+) -> None:
+    """Give the groups back until they are due again; note `until` when their envelopes hold.
 
     The claim has moved `due_at` to the end of the lease, so an earlier one was set since: a
     forecast or a reading came meanwhile, and the group is due at once.
@@ -256,11 +263,16 @@ async def settle(conn: AsyncConnection, *, due: Mapping[int, datetime]) -> None:
         """
         update control_due as c
            set due_at = case when c.due_at < c.leased_until then c.due_at else d.due_at end,
-               leased_until = null
-          from unnest(%(groups)s::bigint[], %(due)s::timestamptz[]) as d (group_id, due_at)
+               leased_until = null, until_at = d.until_at
+          from unnest(%(groups)s::bigint[], %(due)s::timestamptz[], %(until)s::timestamptz[])
+               as d (group_id, due_at, until_at)
          where c.group_id = d.group_id
         """,
-        {"groups": list(due), "due": list(due.values())},
+        {
+            "groups": list(due),
+            "due": list(due.values()),
+            "until": [until[group_id] for group_id in due],
+        },
     )
 
 

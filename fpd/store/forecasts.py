@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
-from itertools import groupby
 from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, dict_row
 
-from fpd.domain.forecast import Block, Forecast, ForecastType
-from fpd.domain.units import Phase, Unit
+from fpd.domain.forecast import ForecastType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,121 +36,80 @@ Key = tuple[int, str]
 """A peer's id and the identifier by which it calls a group."""
 
 
-async def find_groups(conn: AsyncConnection, *, keys: Collection[Key]) -> dict[Key, Addressee]:
-    """Return the groups that these keys mean; a key that means none is left out."""
-    cursor = conn.cursor(row_factory=dict_row)
-    await cursor.execute(
-        """
-        select k.peer_id, k.identifier,
-               g.id as group_id, g.user_id, g.enabled, g.provider_id, g.optimizer_id,
-               coalesce(co.enabled and co.base_url is not null, false) as optimizer_listens,
-               exists (select from outbox as o
-                        where o.peer_id = g.optimizer_id and o.lane = 'group:' || g.id
-                          and o.settled_at is null) as optimizer_waits,
-               cp.service_props as provider_props, co.service_props as optimizer_props
-          from unnest(%(peer_ids)s::bigint[], %(identifiers)s::text[])
-               as k (peer_id, identifier)
-          join capacity_group as g
-            on g.identifier = k.identifier and k.peer_id in (g.provider_id, g.optimizer_id)
-          join peer as cp on cp.id = g.provider_id
-          left join peer as co on co.id = g.optimizer_id
-        """,
-        {
-            "peer_ids": [peer_id for peer_id, _ in keys],
-            "identifiers": [identifier for _, identifier in keys],
-        },
-    )
+FIND_GROUPS = """
+    select k.peer_id, k.identifier,
+           g.id as group_id, g.user_id, g.enabled, g.provider_id, g.optimizer_id,
+           coalesce(co.enabled and co.base_url is not null, false) as optimizer_listens,
+           exists (select from outbox as o
+                    where o.peer_id = g.optimizer_id and o.lane = 'group:' || g.id
+                      and o.settled_at is null) as optimizer_waits,
+           cp.service_props as provider_props, co.service_props as optimizer_props
+      from unnest(%(peer_ids)b::bigint[], %(identifiers)b::text[]) as k (peer_id, identifier)
+      join capacity_group as g
+        on g.identifier = k.identifier and k.peer_id in (g.provider_id, g.optimizer_id)
+      join peer as cp on cp.id = g.provider_id
+      left join peer as co on co.id = g.optimizer_id
+"""
+"""The rows of `found_groups`, from what `find_groups_of` gives."""
+
+
+def find_groups_of(keys: Collection[Key]) -> dict[str, list[int] | list[str]]:
+    """Return the parameters of FIND_GROUPS."""
     return {
-        (row.pop("peer_id"), row.pop("identifier")): Addressee(**row)
-        for row in await cursor.fetchall()
+        "peer_ids": [peer_id for peer_id, _ in keys],
+        "identifiers": [identifier for _, identifier in keys],
     }
+
+
+def found_groups(rows: Iterable[dict[str, Any]]) -> dict[Key, Addressee]:
+    """Return the groups that keys mean; a key that means none is left out."""
+    return {(row.pop("peer_id"), row.pop("identifier")): Addressee(**row) for row in rows}
 
 
 async def find_group(conn: AsyncConnection, *, peer_id: int, identifier: str) -> Addressee | None:
     """Return the group that this provider or optimizer calls `identifier`, or None."""
     key = (peer_id, identifier)
-    return (await find_groups(conn, keys=[key])).get(key)
+    cursor = conn.cursor(row_factory=dict_row)
+    await cursor.execute(FIND_GROUPS, find_groups_of([key]))
+    return found_groups(await cursor.fetchall()).get(key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockRow:
-    """One block of a forecast, with what is asked of the forecast itself."""
+class Kept:
+    """A forecast as it was kept; its blocks are in its body."""
 
     id: int
     group_id: int
     peer_id: int
-    type: str
+    type: ForecastType
     received_at: datetime
-    start_at: datetime
-    end_at: datetime
-    capacity: Decimal
-    unit: str
-    phase: str
+    body: bytes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", ForecastType(self.type))
 
 
-async def load(
-    conn: AsyncConnection, *, group_ids: Sequence[int], at: datetime
-) -> dict[int, tuple[Forecast, ...]]:
-    """Return per group what can matter at or after `at`, in the order of receipt.
-
-    That is every block that has not ended, and whole those messages of each (peer, type) that
-    came or end last, because their last blocks may be held.
-    """
-    cursor = conn.cursor(row_factory=class_row(BlockRow))
+async def load(conn: AsyncConnection, *, group_ids: Sequence[int]) -> dict[int, list[Kept]]:
+    """Return per group, in the order of receipt, the forecasts of which something may matter."""
+    cursor = conn.cursor(row_factory=class_row(Kept))
     await cursor.execute(
         """
-        with held as (
-            (select distinct on (group_id, peer_id, type) id
-               from forecast
-              where group_id = any(%(groups)s)
-              order by group_id, peer_id, type, received_at desc, id desc)
-            union
-            (select distinct on (group_id, peer_id, type) id
-               from forecast
-              where group_id = any(%(groups)s)
-              order by group_id, peer_id, type, ends_at desc, id desc)
-        )
-        select f.id, f.group_id, f.peer_id, f.type, f.received_at,
-               b.start_at, b.end_at, b.capacity, b.unit, b.phase
-          from forecast as f
-          join forecast_block as b on b.forecast_id = f.id
-         where f.group_id = any(%(groups)s)
-           and (f.ends_at > %(at)s and b.end_at > %(at)s or f.id in (select id from held))
-         order by f.group_id, f.received_at, f.id, b.position
+        select id, group_id, peer_id, type, received_at, body
+          from forecast
+         where group_id = any(%s) and open
+         order by group_id, id
         """,
-        {"groups": list(group_ids), "at": at},
+        (list(group_ids),),
     )
-    found = assembled(await cursor.fetchall())
-    return {group_id: found.get(group_id, ()) for group_id in group_ids}
+    found: dict[int, list[Kept]] = {group_id: [] for group_id in group_ids}
+    for row in await cursor.fetchall():
+        found[row.group_id].append(row)
+    return found
 
 
-def assembled(rows: Iterable[BlockRow]) -> dict[int, tuple[Forecast, ...]]:
-    """Return the forecasts of each group; the rows of a forecast must come one after another."""
-    found: dict[int, list[Forecast]] = {}
-    for _, of_one in groupby(rows, key=lambda row: row.id):
-        blocks = list(of_one)
-        found.setdefault(blocks[0].group_id, []).append(_forecast(blocks))
-    return {group_id: tuple(forecasts) for group_id, forecasts in found.items()}
-
-
-def _forecast(rows: Sequence[BlockRow]) -> Forecast:
-    first = rows[0]
-    return Forecast(
-        received_at=first.received_at,
-        type=ForecastType(first.type),
-        blocks=tuple(
-            Block(
-                start_at=row.start_at,
-                end_at=row.end_at,
-                capacity=row.capacity,
-                unit=Unit(row.unit),
-                phase=Phase(row.phase),
-            )
-            for row in rows
-        ),
-        id=first.id,
-        peer_id=first.peer_id,
-    )
+async def close(conn: AsyncConnection, *, ids: Collection[int]) -> None:
+    """Leave forecasts out from now on: newer ones or time have left nothing of them."""
+    await conn.execute("update forecast set open = false where id = any(%s)", (list(ids),))
 
 
 async def want_control(conn: AsyncConnection, *, group_ids: Collection[int], now: datetime) -> None:

@@ -2,63 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from fpd.domain.forecast import Forecast, ForecastType
-from fpd.store.forecasts import BlockRow, assembled
+from fpd.domain.forecast import ForecastType
+from fpd.store.forecasts import Kept
+
+Forwarded = tuple[int, int, ForecastType]
+"""A group, the sender of the forecasts, and their type."""
 
 
 async def waiting(
-    conn: AsyncConnection,
-    *,
-    optimizer_id: int,
-    group_id: int,
-    sender_id: int,
-    type: ForecastType,
-    now: datetime,
-) -> tuple[Forecast, ...]:
-    """Return, in their order, the sender's forecasts that the optimizer is still to be sent.
+    conn: AsyncConnection, *, of: Collection[Forwarded], now: datetime
+) -> dict[Forwarded, list[Kept]]:
+    """Return, in their order, the forecasts that the group's optimizer is still to be sent.
 
-    Their `id` is that of the message. One that is under way just now is not among them.
+    Their `id` is that of the message. Those that are under way just now are not among them.
     """
-    cursor = conn.cursor(row_factory=class_row(BlockRow))
+    groups, senders, types = zip(*of, strict=True)
+    cursor = conn.cursor(row_factory=class_row(Kept))
     await cursor.execute(
         """
-        select o.id, f.group_id, f.peer_id, f.type, f.received_at,
-               b.start_at, b.end_at, b.capacity, b.unit, b.phase
-          from outbox as o
-          join forecast as f on f.id = o.forecast_id
-          join forecast_block as b on b.forecast_id = f.id
-         where o.peer_id = %(optimizer_id)s and o.lane = 'group:' || %(group_id)s::bigint
-           and o.settled_at is null
-           and (o.leased_until is null or o.leased_until <= %(now)s)
-           and o.operation = 'update_group_capacity_forecast'
-           and f.peer_id = %(sender_id)s and f.type = %(type)s
-           and b.end_at > %(now)s
-         order by o.id, b.position
+        select o.id, f.group_id, f.peer_id, f.type, f.received_at, f.body
+          from unnest(%(groups)b::bigint[], %(senders)b::bigint[], %(types)b::text[])
+               as w (group_id, sender_id, type)
+          join capacity_group as g on g.id = w.group_id
+          join outbox as o on o.peer_id = g.optimizer_id and o.lane = 'group:' || g.id
+          left join lane as l on l.peer_id = o.peer_id and l.name = o.lane
+          join forecast as f
+            on f.id = o.forecast_id and f.peer_id = w.sender_id and f.type = w.type
+         where o.settled_at is null and o.operation = 'update_group_capacity_forecast'
+           and (o.attempts = 0 or coalesce(l.leased_until <= %(now)s, true))
+           and f.ends_at > %(now)s
+         order by o.id
         """,
-        {
-            "optimizer_id": optimizer_id,
-            "group_id": group_id,
-            "sender_id": sender_id,
-            "type": type,
-            "now": now,
-        },
+        {"groups": list(groups), "senders": list(senders), "types": list(types), "now": now},
     )
-    return assembled(await cursor.fetchall()).get(group_id, ())
+    found: dict[Forwarded, list[Kept]] = {}
+    for row in await cursor.fetchall():
+        found.setdefault((row.group_id, row.peer_id, row.type), []).append(row)
+    return found
 
 
 async def drop(conn: AsyncConnection, *, ids: Sequence[int], now: datetime) -> None:
     """Settle messages as superseded, but for those that went under way in the meantime."""
     await conn.execute(
         """
-        update outbox set settled_at = %(now)s, outcome = 'superseded'
-         where id = any(%(ids)s) and settled_at is null
-           and (leased_until is null or leased_until <= %(now)s)
+        update outbox as o set settled_at = %(now)s, outcome = 'superseded'
+         where o.id = any(%(ids)s) and o.settled_at is null
+           and (o.attempts = 0
+                or not exists (select from lane as l
+                                where l.peer_id = o.peer_id and l.name = o.lane
+                                  and l.leased_until > %(now)s))
         """,
         {"ids": list(ids), "now": now},
     )
@@ -81,25 +79,23 @@ async def hold_groups(conn: AsyncConnection, *, optimizer_id: int) -> list[int]:
 
 async def unended(
     conn: AsyncConnection, *, group_ids: Sequence[int], now: datetime
-) -> dict[int, tuple[Forecast, ...]]:
-    """Return per group the forecasts of its provider whose last block has not ended.
-
-    Blocks that have ended are left out; the forecasts are in the order of receipt.
-    """
-    cursor = conn.cursor(row_factory=class_row(BlockRow))
+) -> dict[int, list[Kept]]:
+    """Return per group, in the order of receipt, the forecasts of its provider that go on."""
+    cursor = conn.cursor(row_factory=class_row(Kept))
     await cursor.execute(
         """
-        select f.id, f.group_id, f.peer_id, f.type, f.received_at,
-               b.start_at, b.end_at, b.capacity, b.unit, b.phase
+        select f.id, f.group_id, f.peer_id, f.type, f.received_at, f.body
           from forecast as f
           join capacity_group as g on g.id = f.group_id and g.provider_id = f.peer_id
-          join forecast_block as b on b.forecast_id = f.id
-         where f.group_id = any(%(groups)s) and f.ends_at > %(now)s and b.end_at > %(now)s
-         order by f.group_id, f.received_at, f.id, b.position
+         where f.group_id = any(%(groups)s) and f.open and f.ends_at > %(now)s
+         order by f.group_id, f.id
         """,
         {"groups": list(group_ids), "now": now},
     )
-    return assembled(await cursor.fetchall())
+    found: dict[int, list[Kept]] = {}
+    for row in await cursor.fetchall():
+        found.setdefault(row.group_id, []).append(row)
+    return found
 
 
 async def owe_again(
@@ -135,17 +131,24 @@ async def owe_again(
                and operation = 'update_group_capacity_forecast'
             returning forecast_id, request_id, correlation_id
         )
-        insert into outbox (peer_id, lane, operation, request_id, correlation_id, body, group_id,
-                            forecast_id, created_at, due_at, expires_at, sender_id,
-                            sender_request_id)
-        select %(peer_id)s, 'group:' || f.group_id, 'update_group_capacity_forecast',
-               coalesce(untried.request_id, again.request_id), untried.correlation_id, f.body,
-               f.group_id, f.id, %(now)s, %(due_at)s, f.ends_at, f.peer_id, f.request_id
-          from unnest(%(ids)s::bigint[], %(request_ids)s::text[]) with ordinality
-               as again (forecast_id, request_id, position)
-          join forecast as f on f.id = again.forecast_id
-          left join untried on untried.forecast_id = f.id
-         order by again.position
+, new as (
+            insert into outbox (peer_id, lane, operation, request_id, correlation_id, group_id,
+                                forecast_id, created_at, due_at, expires_at, sender_id,
+                                sender_request_id)
+            select %(peer_id)s, 'group:' || f.group_id, 'update_group_capacity_forecast',
+                   coalesce(untried.request_id, again.request_id), untried.correlation_id,
+                   f.group_id, f.id, %(now)s, %(due_at)s, f.ends_at, f.peer_id, f.request_id
+              from unnest(%(ids)s::bigint[], %(request_ids)s::text[]) with ordinality
+                   as again (forecast_id, request_id, position)
+              join forecast as f on f.id = again.forecast_id
+              left join untried on untried.forecast_id = f.id
+             order by again.position
+            returning peer_id, lane
+        )
+        insert into lane (peer_id, name, due_at)
+        select distinct peer_id, lane, %(due_at)s::timestamptz from new order by peer_id, lane
+            on conflict (peer_id, name) do update
+           set due_at = excluded.due_at, failures = 0
         """,
         {**of_these, "request_ids": list(request_ids.values()), "due_at": due_at, "now": now},
     )

@@ -1,60 +1,104 @@
 """Many forecasts at once: the same rows as one by one, in a handful of statements.
 
 Everybody locks peers, then groups, each in the order of their ids, so that two daemons that
-take in forecasts of the same peers wait for each other and never for themselves.
+take in forecasts of the same peers wait for each other and never for themselves. What can be asked
+together travels together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
-from fpd.domain.forecast import Block, ForecastType
-from fpd.store import forecasts
+from fpd.domain.forecast import ForecastType
+from fpd.store import forecasts, publications
+from fpd.store.forecasts import Addressee
 from fpd.store.peers import COLUMNS, Peer
+from fpd.store.publications import Outlet
 
 Key = tuple[int, str]
 """A peer's id and its X-Request-ID."""
 
-
-async def hear(
-    conn: AsyncConnection, *, peer_ids: Collection[int], now: datetime
-) -> dict[int, Peer]:
-    """Note that these peers spoke, and return them locked until the transaction ends."""
-    cursor = conn.cursor(row_factory=class_row(Peer))
-    await cursor.execute(
-        f"""
-        with locked as (
-            select id from peer where id = any(%(ids)s) order by id for no key update
-        )
-        update peer set last_heard_at = %(now)s from locked where peer.id = locked.id
-        returning {COLUMNS}
-        """,
-        {"ids": list(set(peer_ids)), "now": now},
-    )
-    return {peer.id: peer for peer in await cursor.fetchall()}
-
-
-async def noted(conn: AsyncConnection, *, keys: Sequence[Key]) -> dict[Key, bytes]:
-    """Return which of these (peer, request id) came before, and the hash of what they said."""
-    cursor = await conn.execute(
-        """
-        select m.peer_id, m.request_id, m.body_sha256
-          from unnest(%s::bigint[], %s::text[]) as k (peer_id, request_id)
-          join message_in as m using (peer_id, request_id)
-        """,
-        ([peer_id for peer_id, _ in keys], [request_id for _, request_id in keys]),
-    )
-    return {(row[0], row[1]): bytes(row[2]) for row in await cursor.fetchall()}
+# When a peer was last heard is told to the second: a row need not be written more often.
+_HEARD_AGAIN = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """A forecast to keep, `id` given by `new_ids`; `sha256` is that of operation and body.
+class Looked:
+    """All that decides about some forecasts. The peers are locked until the transaction ends.
+
+    `noted` holds what came before and the hash of what it said; `ids` are new ones, rising.
+    """
+
+    peers: dict[int, Peer]
+    noted: dict[Key, bytes]
+    groups: dict[forecasts.Key, Addressee]
+    outlets: list[Outlet]
+    ids: list[int]
+
+
+async def look(
+    conn: AsyncConnection,
+    *,
+    keys: Sequence[Key],
+    groups: Collection[forecasts.Key],
+    now: datetime,
+) -> Looked:
+    """Note that these peers spoke, and return what decides about what they said."""
+    peer_ids = sorted({peer_id for peer_id, _ in keys})
+    async with conn.pipeline():
+        heard = conn.cursor(row_factory=class_row(Peer))
+        await heard.execute(
+            f"""
+            with locked as (
+                select * from peer where id = any(%(ids)b::bigint[]) order by id for no key update
+            ), heard as (
+                update peer set last_heard_at = %(now)s
+                  from locked
+                 where peer.id = locked.id
+                   and (locked.last_heard_at is null or locked.last_heard_at < %(before)s)
+            )
+            select {COLUMNS} from locked as peer
+            """,
+            {"ids": peer_ids, "now": now, "before": now - _HEARD_AGAIN},
+        )
+        noted = await conn.execute(
+            """
+            select m.peer_id, m.request_id, m.body_sha256
+              from unnest(%b::bigint[], %b::text[]) as k (peer_id, request_id)
+              join message_in as m using (peer_id, request_id)
+            """,
+            ([peer_id for peer_id, _ in keys], [request_id for _, request_id in keys]),
+        )
+        addressed = conn.cursor(row_factory=dict_row)
+        await addressed.execute(forecasts.FIND_GROUPS, forecasts.find_groups_of(groups))
+        outlets = conn.cursor(row_factory=class_row(Outlet))
+        await outlets.execute(
+            publications.OUTLETS,
+            publications.outlets_of(peer_ids, {identifier for _, identifier in groups}),
+        )
+        ids = await conn.execute(
+            """
+            select nextval(pg_get_serial_sequence('forecast', 'id')) from generate_series(1, %s)
+            """,
+            (len(keys),),
+        )
+        return Looked(
+            peers={peer.id: peer for peer in await heard.fetchall()},
+            noted={(row[0], row[1]): bytes(row[2]) for row in await noted.fetchall()},
+            groups=forecasts.found_groups(await addressed.fetchall()),
+            outlets=await outlets.fetchall(),
+            ids=sorted(row[0] for row in await ids.fetchall()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class New:
+    """A forecast to keep, `id` one of those given; `sha256` is that of operation and body.
 
     `noted_as` is the request id under which it counts once.
     """
@@ -69,54 +113,51 @@ class Kept:
     type: ForecastType
     body: bytes
     sha256: bytes
-    blocks: Sequence[Block]
+    ends_at: datetime
 
 
-async def new_ids(conn: AsyncConnection, *, count: int) -> list[int]:
-    """Return so many ids for forecasts, rising."""
-    cursor = await conn.execute(
-        """
-        select nextval(pg_get_serial_sequence('forecast', 'id')) from generate_series(1, %s)
-        """,
-        (count,),
-    )
-    return sorted(row[0] for row in await cursor.fetchall())
+async def keep(conn: AsyncConnection, new: Sequence[New], *, now: datetime) -> None:
+    """Keep forecasts and their request ids, and have their groups looked at.
 
-
-async def keep(conn: AsyncConnection, kept: Sequence[Kept], *, now: datetime) -> None:
-    """Keep forecasts with their blocks and request ids, and have their groups looked at.
-
-    COPY, because the bodies would be slow as arrays.
+    Bodies travel as binary arrays: as text each would cost more than all the rest.
     """
-    cursor = conn.cursor()
-    async with cursor.copy(
+    await conn.execute(
         """
-        copy message_in (peer_id, request_id, operation, body_sha256, received_at) from stdin
+        insert into message_in (peer_id, request_id, operation, body_sha256, received_at)
+        select k.*, %(now)b
+          from unnest(%(peer_ids)b::bigint[], %(ids)b::text[], %(operations)b::text[],
+                      %(sha256s)b::bytea[]) as k
+        """,
+        {
+            "now": now,
+            "peer_ids": [one.peer_id for one in new],
+            "ids": [one.noted_as for one in new],
+            "operations": [one.operation for one in new],
+            "sha256s": [one.sha256 for one in new],
+        },
+    )
+    # Each row locks its group: everybody takes them in the order of their ids.
+    rows = sorted(new, key=lambda one: one.group_id)
+    await conn.execute(
         """
-    ) as copy:
-        for one in kept:
-            await copy.write_row((one.peer_id, one.noted_as, one.operation, one.sha256, now))
-    async with cursor.copy(
-        """
-        copy forecast (id, group_id, peer_id, request_id, correlation_id, type, body, received_at,
-                       ends_at) from stdin
-        """
-    ) as copy:
-        # Each row locks its group: everybody takes them in the order of their ids.
-        for one in sorted(kept, key=lambda kept: kept.group_id):
-            ends_at = max(block.end_at for block in one.blocks)
-            row = (one.id, one.group_id, one.peer_id, one.request_id, one.correlation_id,
-                   one.type, one.body, now, ends_at)  # fmt: skip
-            await copy.write_row(row)
-    async with cursor.copy(
-        """
-        copy forecast_block (forecast_id, position, start_at, end_at, capacity, unit, phase)
-        from stdin
-        """
-    ) as copy:
-        for one in kept:
-            for position, b in enumerate(one.blocks, start=1):
-                await copy.write_row(
-                    (one.id, position, b.start_at, b.end_at, b.capacity, b.unit, b.phase)
-                )
-    await forecasts.want_control(conn, group_ids={one.group_id for one in kept}, now=now)
+        insert into forecast (id, group_id, peer_id, request_id, correlation_id, type, body,
+                              ends_at, received_at)
+        overriding system value
+        select f.*, %(now)b
+          from unnest(%(ids)b::bigint[], %(group_ids)b::bigint[], %(peer_ids)b::bigint[],
+                      %(request_ids)b::text[], %(correlation_ids)b::text[], %(types)b::text[],
+                      %(bodies)b::bytea[], %(ends)b::timestamptz[]) as f
+        """,
+        {
+            "now": now,
+            "ids": [one.id for one in rows],
+            "group_ids": [one.group_id for one in rows],
+            "peer_ids": [one.peer_id for one in rows],
+            "request_ids": [one.request_id for one in rows],
+            "correlation_ids": [one.correlation_id for one in rows],
+            "types": [str(one.type) for one in rows],
+            "bodies": [one.body for one in rows],
+            "ends": [one.ends_at for one in rows],
+        },
+    )
+    await forecasts.want_control(conn, group_ids={one.group_id for one in new}, now=now)

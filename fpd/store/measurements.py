@@ -19,7 +19,8 @@ from psycopg.types.json import Jsonb
 _decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
-# Enabled groups with an enabled asset for a peer that is enabled and online.
+# Enabled groups with an enabled asset for a peer that is enabled and online. Over a broken link
+# nothing leaves, but what it would report is owed, so that nothing is missing once it is mended.
 _REPORTABLE: Final = """
     select g.id as group_id, p.role as audience, p.id as peer_id, g.user_id, g.identifier,
            case p.role when 'CapacityProvider' then g.provider_period_s
@@ -27,7 +28,7 @@ _REPORTABLE: Final = """
            g.created_at, p.measurement_configuration, p.service_props
       from capacity_group as g
       join peer as p on p.id in (g.provider_id, g.optimizer_id)
-     where g.enabled and p.enabled and p.link = 'online'
+     where g.enabled and p.enabled and p.link in ('online', 'broken')
        and exists (select from asset as a
                     where a.group_id = g.id and a.audience = p.role and a.enabled)
 """

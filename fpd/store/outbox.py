@@ -1,19 +1,18 @@
 """Messages owed to peers: owed in the transaction that causes them, delivered at least once.
 
-Inside one (peer, lane) messages go one after the other in the order of their ids. A claim is a
-lease: a daemon that dies gives its messages back when the lease ends.
+Messages of one (peer, lane) go one after the other in the order of their ids. A lane is taken on
+lease: a daemon that dies gives it back when the lease ends. Everybody changes messages before
+lanes and lanes in their order, so nobody waits in a circle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
-
-from fpd.store.reach import Reach
 
 LINK = "link"  # register, handshake, acknowledge: these need no open link
 
@@ -22,13 +21,14 @@ LINK = "link"  # register, handshake, acknowledge: these need no open link
 class Owed:
     """A message to send. `sealed`: the body holds a secret and is encrypted by the vault.
 
-    `sender_id` and `sender_request_id` say whose message it passes on, None: it is our own.
+    `body` None: it is that of the forecast `forecast_id`. `sender_id` and `sender_request_id`
+    say whose message it passes on, None: it is our own.
     """
 
     peer_id: int
     lane: str
     operation: str
-    body: bytes
+    body: bytes | None
     request_id: str
     due_at: datetime
     correlation_id: str | None = None
@@ -41,37 +41,57 @@ class Owed:
 
 
 async def owe(conn: AsyncConnection, messages: Sequence[Owed], *, now: datetime) -> None:
-    """Add messages. One whose request id its peer was already owed changes nothing."""
+    """Add messages, in this order. One whose request id its peer was already owed adds nothing.
+
+    Interpretation: a message behind one that its peer does not take waits as long as that one.
+    """
     if not messages:
         return
-    cursor = conn.cursor()
-    await cursor.executemany(
+    await conn.execute(
         """
-        insert into outbox (peer_id, lane, operation, request_id, correlation_id, body, sealed,
-                            group_id, forecast_id, created_at, due_at, expires_at, sender_id,
-                            sender_request_id)
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-        on conflict (peer_id, request_id) do nothing
+        with new as (
+            insert into outbox (peer_id, lane, operation, request_id, correlation_id, body, sealed,
+                                group_id, forecast_id, created_at, due_at, expires_at, sender_id,
+                                sender_request_id)
+            select m.peer_id, m.lane, m.operation, m.request_id, m.correlation_id, m.body, m.sealed,
+                   m.group_id, m.forecast_id, %(now)b, m.due_at, m.expires_at, m.sender_id,
+                   m.sender_request_id
+              from unnest(%(peer_ids)b::bigint[], %(lanes)b::text[], %(operations)b::text[],
+                          %(request_ids)b::text[], %(correlation_ids)b::text[],
+                          %(bodies)b::bytea[], %(sealed)b::boolean[], %(group_ids)b::bigint[],
+                          %(forecast_ids)b::bigint[], %(due)b::timestamptz[],
+                          %(expires)b::timestamptz[], %(sender_ids)b::bigint[],
+                          %(sender_request_ids)b::text[])
+                   with ordinality
+                   as m (peer_id, lane, operation, request_id, correlation_id, body, sealed,
+                         group_id, forecast_id, due_at, expires_at, sender_id, sender_request_id,
+                         position)
+             order by m.position
+                on conflict (peer_id, request_id) do nothing
+            returning peer_id, lane, due_at
+        )
+        insert into lane (peer_id, name, due_at)
+        select peer_id, lane, min(due_at) from new group by peer_id, lane order by peer_id, lane
+            on conflict (peer_id, name) do update
+           set due_at = case when lane.failures > 0 and lane.due_at < 'infinity' then lane.due_at
+                             else least(lane.due_at, excluded.due_at) end
         """,
-        [
-            (
-                m.peer_id,
-                m.lane,
-                m.operation,
-                m.request_id,
-                m.correlation_id,
-                m.body,
-                m.sealed,
-                m.group_id,
-                m.forecast_id,
-                now,
-                m.due_at,
-                m.expires_at,
-                m.sender_id,
-                m.sender_request_id,
-            )
-            for m in messages
-        ],
+        {
+            "now": now,
+            "peer_ids": [m.peer_id for m in messages],
+            "lanes": [m.lane for m in messages],
+            "operations": [m.operation for m in messages],
+            "request_ids": [m.request_id for m in messages],
+            "correlation_ids": [m.correlation_id for m in messages],
+            "bodies": [m.body for m in messages],
+            "sealed": [m.sealed for m in messages],
+            "group_ids": [m.group_id for m in messages],
+            "forecast_ids": [m.forecast_id for m in messages],
+            "due": [m.due_at for m in messages],
+            "expires": [m.expires_at for m in messages],
+            "sender_ids": [m.sender_id for m in messages],
+            "sender_request_ids": [m.sender_request_id for m in messages],
+        },
     )
 
 
@@ -119,8 +139,14 @@ async def release(conn: AsyncConnection, *, peer_id: int, request_id: str, now: 
     """Make a message due now that was held back until our answer was out."""
     await conn.execute(
         """
-        update outbox set due_at = %(now)s
-         where peer_id = %(peer_id)s and request_id = %(id)s and due_at > %(now)s
+        with released as (
+            update outbox set due_at = %(now)s
+             where peer_id = %(peer_id)s and request_id = %(id)s and due_at > %(now)s
+            returning peer_id, lane
+        )
+        update lane set due_at = least(due_at, %(now)s)
+          from released as r
+         where lane.peer_id = r.peer_id and lane.name = r.lane
         """,
         {"peer_id": peer_id, "id": request_id, "now": now},
     )
@@ -151,111 +177,19 @@ async def abandon(conn: AsyncConnection, *, peer_id: int, now: datetime) -> None
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed(Reach):
-    """A message in our hands until the lease ends, and how to reach its peer."""
-
-    id: int
-    role: str
-    user_id: int
-    lane: str
-    operation: str
-    request_id: str
-    correlation_id: str | None
-    body: bytes
-    sealed: bool
-    attempts: int
-
-
-async def claim(
-    conn: AsyncConnection, *, now: datetime, lease: timedelta, limit: int
-) -> list[Claimed]:
-    """Take the first due message of each lane, oldest first, and return at most `limit`.
-
-    Messages other than those of the link wait until the peer is online.
-    """
-    cursor = conn.cursor(row_factory=class_row(Claimed))
-    await cursor.execute(
-        """
-        with due as (
-            select o.id
-              from outbox as o
-              join peer as p on p.id = o.peer_id
-             where o.settled_at is null and o.due_at <= %(now)s
-               and (o.leased_until is null or o.leased_until <= %(now)s)
-               and (o.expires_at is null or o.expires_at > %(now)s)
-               and p.enabled and p.base_url is not null
-               and (o.lane = 'link' or p.link = 'online')
-               and not exists (
-                   select from outbox as earlier
-                    where earlier.peer_id = o.peer_id and earlier.lane = o.lane
-                      and earlier.id < o.id and earlier.settled_at is null)
-             order by o.due_at, o.id
-             limit %(limit)s
-               for update of o skip locked
-        )
-        update outbox as o
-           set leased_until = %(leased_until)s, attempts = o.attempts + 1
-          from due, peer as p
-         where o.id = due.id and p.id = o.peer_id
-        returning o.id, o.peer_id, p.role, p.user_id, o.lane, o.operation, o.request_id,
-                  o.correlation_id, o.body, o.sealed, o.attempts, p.base_url,
-                  p.outbound_token_sealed, p.service_props, p.secrets_sealed
-        """,
-        {"now": now, "leased_until": now + lease, "limit": limit},
-    )
-    return await cursor.fetchall()
-
-
 async def expire(conn: AsyncConnection, *, now: datetime) -> int:
-    """Settle what has become worthless; return how many."""
+    """Settle what has become worthless and is in nobody's hands; return how many."""
     cursor = await conn.execute(
         """
-        update outbox set settled_at = %(now)s, outcome = 'expired'
-         where settled_at is null and expires_at <= %(now)s
-           and (leased_until is null or leased_until <= %(now)s)
+        update outbox as o set settled_at = %(now)s, outcome = 'expired'
+         where o.settled_at is null and o.expires_at <= %(now)s
+           and not exists (select from lane as l
+                            where l.peer_id = o.peer_id and l.name = o.lane
+                              and l.leased_until > %(now)s)
         """,
         {"now": now},
     )
     return cursor.rowcount
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """What came of one try. `outcome` None: again at `due_at`."""
-
-    id: int
-    outcome: str | None
-    status: int | None
-    error: str | None
-    due_at: datetime
-
-
-async def settle(
-    conn: AsyncConnection, settlements: Sequence[Settlement], *, now: datetime
-) -> None:
-    """Note what came of several tries, in one statement. Bodies with secrets are not kept."""
-    await conn.execute(
-        """
-        update outbox as o
-           set settled_at = case when s.outcome is null then null else %(now)s end,
-               outcome = s.outcome, status = s.status, error = s.error, due_at = s.due_at,
-               leased_until = null,
-               body = case when o.sealed and s.outcome is not null then ''::bytea else o.body end
-          from unnest(%(ids)s::bigint[], %(outcomes)s::text[], %(statuses)s::integer[],
-                      %(errors)s::text[], %(due)s::timestamptz[])
-               as s (id, outcome, status, error, due_at)
-         where o.id = s.id and o.settled_at is null
-        """,
-        {
-            "now": now,
-            "ids": [s.id for s in settlements],
-            "outcomes": [s.outcome for s in settlements],
-            "statuses": [s.status for s in settlements],
-            "errors": [s.error for s in settlements],
-            "due": [s.due_at for s in settlements],
-        },
-    )
 
 
 async def forget(conn: AsyncConnection, *, before: datetime) -> int:

@@ -14,9 +14,9 @@ from psycopg.rows import class_row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """One provider or optimizer. `owed`: messages that it has not taken yet.
+    """One provider or optimizer. `owed`: messages that it has not taken yet; `dead`: dead letters.
 
-    `silent`: it has no address, so we never call it.
+    `silent`: it has no address, so we never call it. `trouble`: why its link failed or broke.
     """
 
     id: int
@@ -30,6 +30,9 @@ class Peer:
     heartbeat_sent_at: datetime | None
     owed: int
     silent: bool
+    dead: int = 0
+    trouble: str | None = None
+    heartbeat_interval_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,13 +148,20 @@ async def peers(conn: AsyncConnection, *, user_id: int | None) -> tuple[Peer, ..
               from outbox
              where settled_at is null
              group by peer_id
+        ), dead as (
+            select peer_id, count(*) as messages
+              from outbox
+             where outcome in ('refused', 'expired')
+             group by peer_id
         )
         select p.id, p.role, p.name, p.enabled, p.link, p.link_changed_at, p.last_heard_at,
                p.offline_mode_at, h.sent_at as heartbeat_sent_at,
-               coalesce(owed.messages, 0) as owed, p.base_url is null as silent
+               coalesce(owed.messages, 0) as owed, p.base_url is null as silent,
+               coalesce(dead.messages, 0) as dead, p.trouble, p.heartbeat_interval_s
           from peer as p
           left join heartbeat_due as h on h.peer_id = p.id
           left join owed on owed.peer_id = p.id
+          left join dead on dead.peer_id = p.id
          where %(user_id)s::bigint is null or p.user_id = %(user_id)s
          order by p.role desc, p.id
         """,
@@ -182,12 +192,9 @@ async def groups(conn: AsyncConnection, *, user_id: int | None, now: datetime) -
         """
         select g.id, g.identifier, g.name, g.enabled,
                coalesce(g.control ->> 'capacityScope' = 'Flexible', false) as flexible,
-               e.min_w, e.max_w, e.optimum_w, e.reason, e.from_at as since_at,
-               (select min(b.end_at)
-                  from forecast_block as b
-                 where b.forecast_id = any(e.forecast_ids)
-                   and b.start_at <= %(now)s and b.end_at > %(now)s) as until_at
+               e.min_w, e.max_w, e.optimum_w, e.reason, e.from_at as since_at, due.until_at
           from capacity_group as g
+          left join control_due as due on due.group_id = g.id
           left join lateral (select *
                                from envelope
                               where group_id = g.id
@@ -196,7 +203,7 @@ async def groups(conn: AsyncConnection, *, user_id: int | None, now: datetime) -
          where %(user_id)s::bigint is null or g.user_id = %(user_id)s
          order by g.id
         """,
-        {"user_id": user_id, "now": now},
+        {"user_id": user_id},
     )
     rows = await cursor.fetchall()
     power = await measured(conn, user_id=user_id, now=now)

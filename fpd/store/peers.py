@@ -11,7 +11,6 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from fpd.domain.link import Link
-from fpd.store.reach import Reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +56,17 @@ async def hear(conn: AsyncConnection, *, peer_id: int, now: datetime) -> Peer | 
 
 
 async def offer_token(conn: AsyncConnection, *, peer_id: int, sha256: bytes, now: datetime) -> None:
-    """Add an inbound token; the others stay valid until it is used (decision P1)."""
+    """Add an inbound token; the others stay valid until it is used (decision P1).
+
+    Those whose end was near, too: the peer may not have what it was given meanwhile.
+    """
     await conn.execute(
         """
-        with aged as (
-            update peer_token set state = 'old' where peer_id = %(peer_id)s
+        with ended as (
+            delete from peer_token where peer_id = %(peer_id)s and valid_until <= %(now)s
+        ), aged as (
+            update peer_token set state = 'old', valid_until = null
+             where peer_id = %(peer_id)s and (valid_until is null or valid_until > %(now)s)
         )
         insert into peer_token (sha256, peer_id, state, created_at)
         values (%(sha256)s, %(peer_id)s, 'offered', %(now)s)
@@ -70,14 +75,17 @@ async def offer_token(conn: AsyncConnection, *, peer_id: int, sha256: bytes, now
     )
 
 
-async def retire_old_tokens(conn: AsyncConnection, *, peer_id: int, valid_until: datetime) -> None:
-    """End the overlap of old inbound tokens at `valid_until`."""
+async def retire_old_tokens(
+    conn: AsyncConnection, *, peer_id: int, taken_sha256: bytes, valid_until: datetime
+) -> None:
+    """End the overlap of old inbound tokens at `valid_until`, but not the one that was taken."""
     await conn.execute(
         """
         update peer_token set valid_until = %(valid_until)s
          where peer_id = %(peer_id)s and state = 'old' and valid_until is null
+           and sha256 <> %(taken)s
         """,
-        {"peer_id": peer_id, "valid_until": valid_until},
+        {"peer_id": peer_id, "taken": taken_sha256, "valid_until": valid_until},
     )
 
 
@@ -111,7 +119,8 @@ async def save_registration(
            set link = %(link)s, link_changed_at = %(now)s, base_url = %(base_url)s,
                oscp_version = %(oscp_version)s, outbound_token_sealed = %(token)s,
                last_heard_at = %(now)s, offline_at = null, offline_mode_at = null,
-               handshake_id = null, handshake_due_at = null, handshake_attempts = 0
+               handshake_id = null, handshake_due_at = null, handshake_attempts = 0,
+               trouble = null, refused_at = null, accepted_at = null
          where id = %(peer_id)s
         """,
         {
@@ -184,43 +193,6 @@ async def open_without_change(
     )
 
 
-async def save_heartbeat(
-    conn: AsyncConnection,
-    *,
-    peer_id: int,
-    offline_mode_at: datetime,
-    offline_at: datetime,
-    now: datetime,
-) -> None:
-    """Keep the peer's newest promise; an earlier one than before shortens it."""
-    await conn.execute(
-        """
-        update peer set offline_mode_at = %s, offline_at = %s, last_heard_at = %s where id = %s
-        """,
-        (offline_mode_at, offline_at, now, peer_id),
-    )
-
-
-async def claim_silent(conn: AsyncConnection, *, now: datetime) -> list[Peer]:
-    """Take the peers offline whose deadline has passed, and return them.
-
-    An optimizer is called again at once; a provider has to call us.
-    """
-    cursor = conn.cursor(row_factory=class_row(Peer))
-    await cursor.execute(
-        f"""
-        update peer
-           set link = 'offline', link_changed_at = %(now)s,
-               handshake_due_at = case role when 'CapacityOptimizer' then %(now)s end,
-               handshake_attempts = 0
-         where link = 'online' and offline_at <= %(now)s
-        returning {COLUMNS}
-        """,
-        {"now": now},
-    )
-    return await cursor.fetchall()
-
-
 async def claim_handshakes(conn: AsyncConnection, *, now: datetime, limit: int = 64) -> list[Peer]:
     """Lock and return optimizers with whom we should shake hands now."""
     cursor = conn.cursor(row_factory=class_row(Peer))
@@ -271,84 +243,4 @@ async def want_handshake(conn: AsyncConnection, *, peer_id: int, now: datetime) 
          where id = %s and role = 'CapacityOptimizer'
         """,
         (now, peer_id),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DueHeartbeat(Reach):
-    """A heartbeat to send now, and everything needed to send it."""
-
-    interval_s: float
-    due_at: datetime
-
-
-async def schedule_heartbeat(conn: AsyncConnection, *, peer_id: int, due_at: datetime) -> None:
-    """Make the next heartbeat to the peer due at `due_at`, or earlier if it already was."""
-    await conn.execute(
-        """
-        insert into heartbeat_due (peer_id, due_at) values (%(peer_id)s, %(due_at)s)
-        on conflict (peer_id) do update
-           set due_at = least(heartbeat_due.due_at, excluded.due_at)
-        """,
-        {"peer_id": peer_id, "due_at": due_at},
-    )
-
-
-async def reschedule_heartbeat(conn: AsyncConnection, *, peer_id: int, due_at: datetime) -> None:
-    """Replace the rhythm of heartbeats to the peer: the next one is due at `due_at`."""
-    await conn.execute(
-        """
-        insert into heartbeat_due (peer_id, due_at) values (%(peer_id)s, %(due_at)s)
-        on conflict (peer_id) do update set due_at = excluded.due_at
-        """,
-        {"peer_id": peer_id, "due_at": due_at},
-    )
-
-
-async def claim_heartbeats(
-    conn: AsyncConnection, *, now: datetime, limit: int = 500
-) -> list[DueHeartbeat]:
-    """Take the heartbeats that are due and put each peer's next one 0.8 of its interval later.
-
-    A heartbeat is never retried: the next one says the same and is fresher. So the row moves on
-    when it is taken, anchored to when it was due, and a crash costs one of three.
-    """
-    cursor = conn.cursor(row_factory=class_row(DueHeartbeat))
-    await cursor.execute(
-        """
-        with due as (
-            select h.peer_id, h.due_at, p.base_url, p.outbound_token_sealed, p.service_props,
-                   p.secrets_sealed, p.heartbeat_interval_s as interval_s
-              from heartbeat_due as h
-              join peer as p on p.id = h.peer_id
-             where h.due_at <= %(now)s
-               and p.enabled and p.base_url is not null and p.link in ('online', 'offline')
-               and p.heartbeat_interval_s is not null
-             order by h.due_at
-             limit %(limit)s
-               for update of h skip locked
-        )
-        update heartbeat_due as h
-           set sent_at = %(now)s,
-               due_at = greatest(due.due_at, %(now)s - interval '1 second' * 0.2 * due.interval_s)
-                        + interval '1 second' * 0.8 * due.interval_s
-          from due
-         where h.peer_id = due.peer_id
-        returning due.*
-        """,
-        {"now": now, "limit": limit},
-    )
-    return await cursor.fetchall()
-
-
-async def not_handshaken(conn: AsyncConnection, *, peer_id: int, now: datetime) -> None:
-    """The peer refused our credential or asks for a handshake: an optimizer gets one now."""
-    await conn.execute(
-        """
-        update peer
-           set link = 'registered', link_changed_at = %(now)s,
-               handshake_due_at = %(now)s, handshake_attempts = 0
-         where id = %(peer_id)s and role = 'CapacityOptimizer' and link in ('online', 'offline')
-        """,
-        {"peer_id": peer_id, "now": now},
     )

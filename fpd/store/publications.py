@@ -30,8 +30,8 @@ async def owe(conn: AsyncConnection, publications: Sequence[Publication], *, now
     await conn.execute(
         """
         insert into publication (topic, payload, created_at)
-        select p.topic, p.payload, %(now)s
-          from unnest(%(topics)s::text[], %(payloads)s::bytea[])
+        select p.topic, p.payload, %(now)b
+          from unnest(%(topics)b::text[], %(payloads)b::bytea[])
                with ordinality as p (topic, payload, position)
          order by p.position
         """,
@@ -143,45 +143,48 @@ class Outlet:
     to_solar_flux: bool
 
 
-async def outlets(
-    conn: AsyncConnection,
-    *,
-    peer_ids: Collection[int],
-    group_ids: Collection[int] | None = None,
-) -> list[Outlet]:
-    """Return the outlets of what these peers say about these groups, None: about all of theirs.
+OUTLETS = """
+    select g.user_id, sender.id as sender_id, sender.role as sender_role,
+           g.id as group_id, g.identifier as group_identifier, g.name as group_name,
+           cp.id as provider_id, cp.name as provider_name,
+           co.id as optimizer_id, co.name as optimizer_name,
+           coalesce(own.node_id, users.node_id) as node_id,
+           coalesce(own.source_id_template, users.source_id_template) as template,
+           coalesce(own.publish_to_solar_in, users.publish_to_solar_in, true)
+               as to_solar_in,
+           coalesce(own.publish_to_solar_flux, users.publish_to_solar_flux, true)
+               as to_solar_flux
+      from peer as sender
+      join capacity_group as g on sender.id in (g.provider_id, g.optimizer_id)
+      join peer as cp on cp.id = g.provider_id
+      left join peer as co on co.id = g.optimizer_id
+      left join publish_settings as own on own.group_id = g.id
+      left join publish_settings as users on users.user_id = g.user_id
+                                         and users.group_id is null
+     where sender.id = any(%(peer_ids)b::bigint[])
+       and (%(identifiers)b::text[] is null or g.identifier = any(%(identifiers)b::text[]))
+       and coalesce(own.node_id, users.node_id) is not null
+     order by g.id
+"""
+"""Outlets of what peers say about groups, from what `outlets_of` gives.
 
-    Each field is the group's own, else the user's (decision M11); a group without any settings,
-    or without a node, publishes nothing.
-    """
+Each field is the group's own, else the user's (decision M11); a group without any settings, or
+without a node, publishes nothing.
+"""
+
+
+def outlets_of(
+    peer_ids: Collection[int], identifiers: Collection[str] | None = None
+) -> dict[str, list[int] | list[str] | None]:
+    """Return the parameters of OUTLETS; `identifiers` None: all groups of these peers."""
+    return {
+        "peer_ids": list(peer_ids),
+        "identifiers": None if identifiers is None else list(identifiers),
+    }
+
+
+async def outlets(conn: AsyncConnection, *, peer_ids: Collection[int]) -> list[Outlet]:
+    """Return the outlets of what these peers say about all of their groups."""
     cursor = conn.cursor(row_factory=class_row(Outlet))
-    await cursor.execute(
-        """
-        select g.user_id, sender.id as sender_id, sender.role as sender_role,
-               g.id as group_id, g.identifier as group_identifier, g.name as group_name,
-               cp.id as provider_id, cp.name as provider_name,
-               co.id as optimizer_id, co.name as optimizer_name,
-               coalesce(own.node_id, users.node_id) as node_id,
-               coalesce(own.source_id_template, users.source_id_template) as template,
-               coalesce(own.publish_to_solar_in, users.publish_to_solar_in, true)
-                   as to_solar_in,
-               coalesce(own.publish_to_solar_flux, users.publish_to_solar_flux, true)
-                   as to_solar_flux
-          from peer as sender
-          join capacity_group as g on sender.id in (g.provider_id, g.optimizer_id)
-          join peer as cp on cp.id = g.provider_id
-          left join peer as co on co.id = g.optimizer_id
-          left join publish_settings as own on own.group_id = g.id
-          left join publish_settings as users on users.user_id = g.user_id
-                                             and users.group_id is null
-         where sender.id = any(%(peer_ids)s)
-           and (%(group_ids)s::bigint[] is null or g.id = any(%(group_ids)s))
-           and coalesce(own.node_id, users.node_id) is not null
-         order by g.id
-        """,
-        {
-            "peer_ids": list(peer_ids),
-            "group_ids": None if group_ids is None else list(group_ids),
-        },
-    )
+    await cursor.execute(OUTLETS, outlets_of(peer_ids))
     return await cursor.fetchall()

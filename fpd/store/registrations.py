@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from fpd.domain.link import Link
+from fpd.store.peers import COLUMNS, Peer
 
 
 async def begin(
@@ -32,7 +33,8 @@ async def begin(
            set link = %(link)s, link_changed_at = %(now)s, base_url = %(base_url)s,
                outbound_token_sealed = %(token)s, offline_at = null, offline_mode_at = null,
                handshake_id = null, handshake_due_at = null, handshake_attempts = 0,
-               register_id = %(request_id)s, register_token_sha256 = %(token_sha256)s
+               register_id = %(request_id)s, register_token_sha256 = %(token_sha256)s,
+               register_taken_at = null, trouble = null, refused_at = null, accepted_at = null
          where id = %(peer_id)s
         """,
         {
@@ -55,6 +57,7 @@ class Outstanding:
     """
 
     request_id: str
+    token_sha256: bytes
     token_used: bool
 
 
@@ -63,7 +66,7 @@ async def outstanding(conn: AsyncConnection, *, peer_id: int) -> Outstanding | N
     cursor = conn.cursor(row_factory=class_row(Outstanding))
     await cursor.execute(
         """
-        select p.register_id as request_id,
+        select p.register_id as request_id, p.register_token_sha256 as token_sha256,
                exists (select from peer_token as t
                         where t.sha256 = p.register_token_sha256
                           and t.state = 'current') as token_used
@@ -75,11 +78,37 @@ async def outstanding(conn: AsyncConnection, *, peer_id: int) -> Outstanding | N
     return await cursor.fetchone()
 
 
+async def taken(conn: AsyncConnection, *, peer_id: int, request_id: str, now: datetime) -> bool:
+    """Note that the peer took our outstanding Register. False: another has taken its place."""
+    cursor = await conn.execute(
+        """
+        update peer set register_taken_at = coalesce(register_taken_at, %s)
+         where id = %s and register_id = %s
+        """,
+        (now, peer_id, request_id),
+    )
+    return cursor.rowcount > 0
+
+
+async def claim_unanswered(conn: AsyncConnection, *, taken_before: datetime) -> list[Peer]:
+    """Lock and return peers that took our Register so long ago and never sent their own."""
+    cursor = conn.cursor(row_factory=class_row(Peer))
+    await cursor.execute(
+        f"""
+        select {COLUMNS} from peer
+         where link = 'registering' and register_taken_at <= %s and register_id is not null
+           for no key update skip locked
+        """,
+        (taken_before,),
+    )
+    return await cursor.fetchall()
+
+
 async def end(conn: AsyncConnection, *, peer_id: int) -> None:
     """None of ours is outstanding any more."""
     await conn.execute(
         """
-        update peer set register_id = null, register_token_sha256 = null
+        update peer set register_id = null, register_token_sha256 = null, register_taken_at = null
          where id = %s and register_id is not null
         """,
         (peer_id,),

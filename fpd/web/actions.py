@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from fpd.domain.entities import Role
 from fpd.errors import Malformed, Unknown
 from fpd.flows import initiative
-from fpd.web.body import json_body
+from fpd.web.body import json_body, unambiguous
 from fpd.web.credentials import authenticate
 from fpd.web.keys import CONTEXT
 
@@ -64,7 +64,7 @@ async def _handle(role: str, act: Act, request: web.Request) -> web.Response:
 
 async def _register(request: web.Request, peer: dict[str, Any]) -> web.Response:
     try:
-        wish = msgspec.json.decode(await json_body(request), type=RegisterWith)
+        wish = msgspec.json.decode(await unambiguous(await json_body(request)), type=RegisterWith)
     except msgspec.ValidationError as error:
         raise Malformed(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

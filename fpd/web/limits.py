@@ -1,4 +1,4 @@
-"""How often a credential may ask, and how often an address may fail to have one (decision P14).
+"""How often a credential may ask, and an address without one or with a wrong one (decision P14).
 
 A credential is judged before its address is: whoever has a valid one is never kept out by others
 who guess from the same address. What is remembered is bounded and lives in this process alone.
@@ -99,6 +99,13 @@ class Limits:
         self._requests = Buckets(rate_s=settings.rate_per_token_s, burst=settings.rate_burst)
         self._failures = Failures(most=settings.failed_auth_per_min)
 
+    def anonymous(self, request: web.Request) -> None:
+        """Count a request that brings no credential, whatever it asks for. Raises TooMany."""
+        self._refuse(
+            self._requests.take((site(request.remote),), now_s=self._monotonic()),
+            "too many requests without a credential from this address: slow down",
+        )
+
     async def authenticated(self, request: web.Request, identity: Awaitable[Who]) -> Who:
         """Return who `identity` says the sender is, unless that is asked too often.
 
@@ -109,7 +116,7 @@ class Limits:
             who = await identity
         except (Forbidden, Unauthenticated):
             self._refuse(
-                self._failures.add(_site(request.remote), now_s=self._monotonic()),
+                self._failures.add(site(request.remote), now_s=self._monotonic()),
                 "too many failed credentials from this address",
             )
             raise
@@ -127,7 +134,7 @@ class Limits:
 LIMITS = web.AppKey("limits", Limits)
 
 
-def _site(remote: str | None) -> str:
+def site(remote: str | None) -> str:
     """Return what stands for an address: itself, or the network of an IPv6 host."""
     try:
         address = ipaddress.ip_address((remote or "").partition("%")[0])

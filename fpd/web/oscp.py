@@ -7,19 +7,22 @@ messages of ours leave after the answer.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from datetime import datetime
 from typing import TypeVar
 
 from aiohttp import web
 
 from fpd.errors import Unknown
 from fpd.flows import handshake, heartbeat, registration, relay
+from fpd.flows import segments as assembling
 from fpd.flows.context import Context
-from fpd.flows.identify import identify
+from fpd.flows.identify import Sender, identify
 from fpd.flows.inbound import Inbound
-from fpd.oscp import headers, messages, wording
+from fpd.oscp import headers, messages, segments, wording
 from fpd.oscp.dialects import ACKNOWLEDGE_SPELLINGS
 from fpd.store import outbox
-from fpd.web.body import json_body
+from fpd.web.body import json_body, unambiguous
 from fpd.web.keys import CONTEXT, INTAKE, TOKENS
 from fpd.web.limits import LIMITS
 
@@ -38,68 +41,88 @@ Receive = (
     Callable[[Context, Inbound, M], Awaitable[str | None]]
     | Callable[[Context, Inbound, M], Awaitable[None]]
 )
+Take = (
+    Callable[[web.Request, Inbound], Awaitable[str | None]]
+    | Callable[[web.Request, Inbound], Awaitable[None]]
+)
 
 
-async def _inbound(request: web.Request) -> Inbound:
-    """Identify the sender, then read the message. Raises the families of fpd.errors."""
-    context = request.app[CONTEXT]
-    limits = request.app[LIMITS]
-    sender = await limits.authenticated(
-        request, identify(context, request.app[TOKENS], request.headers)
-    )
-    dialect = sender.dialect
+async def _said(request: web.Request, sender: Sender) -> Inbound:
+    """Read what was said, as it was said. Raises the families of fpd.errors."""
     operation = request.path.removeprefix(f"{PREFIX}/")
     if operation in ACKNOWLEDGE_SPELLINGS:
-        if not dialect.lenient_paths:
+        if not sender.dialect.lenient_paths:
             raise Unknown("nothing is here")
         operation = "handshake_acknowledge"
-    ids = headers.read(request.headers, id_needed=not dialect.lenient_no_request_id)
-    body = wording.standard(
-        await json_body(request, empty_allowed=request.method == "DELETE"),
-        dialect,
-        operation=operation,
-        base_url=sender.base_url,
-        now=context.clock(),
-    )
+    ids = headers.read(request.headers, id_needed=not sender.dialect.lenient_no_request_id)
     return Inbound(
         peer_id=sender.peer_id,
         operation=f"{request.method} {operation}",
         request_id=ids.request_id,
         correlation_id=ids.correlation_id,
-        body=body,
-        dialect=dialect,
+        body=await json_body(request, empty_allowed=request.method == "DELETE"),
+        dialect=sender.dialect,
     )
+
+
+def _standard(said: Inbound, sender: Sender, now: datetime) -> Inbound:
+    body = wording.standard(
+        said.body,
+        sender.dialect,
+        operation=said.operation.split()[-1],
+        base_url=sender.base_url,
+        now=now,
+    )
+    return said if body is said.body else replace(said, body=body)
+
+
+def _answering(take: Take) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Return a handler that gives a message, once it is whole, to `take` and answers 204.
+
+    When `take` names a message that we owe back, it is released once the answer is out.
+    """
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        context = request.app[CONTEXT]
+        sender = await request.app[LIMITS].authenticated(
+            request, identify(context, request.app[TOKENS], request.headers)
+        )
+        place = segments.read(request.headers)
+        said = await _said(request, sender)
+
+        async def take_whole(message: Inbound) -> str | None:
+            await unambiguous(message.body)
+            return await take(request, _standard(message, sender, context.clock()))
+
+        if place is None:
+            owed = await take_whole(said)
+        else:
+            owed = await assembling.receive(context, said, place, take_whole)
+        return await _accepted(request, said, owed)
+
+    return handler
 
 
 def _door(
     message: type[M], receive: Receive[M]
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Return a handler that reads `message`, gives it to `receive` and answers 204.
+    """Return a handler that reads `message` and gives it to `receive`."""
 
-    When `receive` names a message that we owe back, it is released once the answer is out.
-    """
+    async def take(request: web.Request, inbound: Inbound) -> str | None:
+        return await receive(request.app[CONTEXT], inbound, messages.decode(inbound.body, message))
 
-    async def handler(request: web.Request) -> web.StreamResponse:
-        inbound = await _inbound(request)
-        owed = await receive(request.app[CONTEXT], inbound, messages.decode(inbound.body, message))
-        return await _accepted(request, inbound, owed)
-
-    return handler
+    return _answering(take)
 
 
-async def _forecast(request: web.Request) -> web.StreamResponse:
-    inbound = await _inbound(request)
+async def _forecast(request: web.Request, inbound: Inbound) -> None:
     message = messages.decode(inbound.body, messages.UpdateGroupCapacityForecast)
     await request.app[INTAKE].receive(inbound, message)
-    return await _accepted(request, inbound, None)
 
 
-async def _unregister(request: web.Request) -> web.StreamResponse:
-    inbound = await _inbound(request)
+async def _unregister(request: web.Request, inbound: Inbound) -> None:
     if inbound.body:
         messages.decode(inbound.body, messages.Register)
     await registration.unregister(request.app[CONTEXT], inbound)
-    return await _accepted(request, inbound, None)
 
 
 async def _accepted(request: web.Request, inbound: Inbound, owed: str | None) -> web.StreamResponse:
@@ -124,12 +147,12 @@ def routes() -> Iterable[web.RouteDef]:
     return (
         web.post(f"{PREFIX}/register", _door(messages.Register, registration.register)),
         web.put(f"{PREFIX}/register", _door(messages.Register, registration.update)),
-        web.delete(f"{PREFIX}/register", _unregister),
+        web.delete(f"{PREFIX}/register", _answering(_unregister)),
         web.post(f"{PREFIX}/handshake", _door(messages.Handshake, handshake.receive)),
         web.post(f"{PREFIX}/handshake_acknowledge", acknowledge),
         *(web.post(f"{PREFIX}/{spelling}", acknowledge) for spelling in ACKNOWLEDGE_SPELLINGS),
         web.post(f"{PREFIX}/heartbeat", _door(messages.Heartbeat, heartbeat.receive)),
-        web.post(f"{PREFIX}/update_group_capacity_forecast", _forecast),
+        web.post(f"{PREFIX}/update_group_capacity_forecast", _answering(_forecast)),
         web.post(
             f"{PREFIX}/adjust_group_capacity_forecast",
             _door(messages.AdjustGroupCapacityForecast, relay.adjust),

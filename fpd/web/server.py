@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from fpd import errors
 from fpd.flows.context import Context
@@ -15,8 +15,9 @@ from fpd.flows.identify import Tokens
 from fpd.flows.intake import Intake
 from fpd.flows.loop import Loop
 from fpd.oscp.headers import CORRELATION_ID, REQUEST_ID
-from fpd.web import actions, dashboard, health, manage, oscp, status
+from fpd.web import actions, dashboard, health, history, manage, messages, openapi, oscp, status
 from fpd.web.body import NotJson, TooSlow
+from fpd.web.connections import SERVER
 from fpd.web.health import LOOPS
 from fpd.web.keys import CONTEXT, INTAKE, TOKENS
 from fpd.web.limits import LIMITS, Limits
@@ -32,6 +33,7 @@ _STATUS: dict[type[errors.FpdError], HTTPStatus] = {
     errors.Unknown: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.NoCommonVersion: HTTPStatus.NOT_IMPLEMENTED,
+    errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.TooMany: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     NotJson: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -39,10 +41,23 @@ _STATUS: dict[type[errors.FpdError], HTTPStatus] = {
 }
 
 
+# Refusals after which the rest of the body stays unread, so the connection is of no more use.
+_BODY_LEFT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE})
+
+
+def _routes() -> tuple[web.RouteDef, ...]:
+    rooms = (oscp, manage, actions, messages, history, status, health, dashboard)
+    routes = [route for room in rooms for route in room.routes()]
+    return (*routes, openapi.route(routes))
+
+
+ROUTES = _routes()
+
+
 def application(context: Context, loops: Sequence[Loop]) -> web.Application:
     """Return the application with every route of fpd."""
     app = web.Application(
-        middlewares=[_observe, _say_no, manage.say_no],
+        middlewares=[_observe, _say_no, manage.say_no, _limit],
         client_max_size=int(context.config.http.max_body_mb * 1024 * 1024),
     )
     app[CONTEXT] = context
@@ -50,22 +65,47 @@ def application(context: Context, loops: Sequence[Loop]) -> web.Application:
     app[TOKENS] = Tokens(context)
     app[LOOPS] = loops
     app[LIMITS] = Limits(context.config.http)
-    for room in (oscp, manage, actions, status, health, dashboard):
-        app.add_routes(room.routes())
+    for route in ROUTES:
+        kwargs = {**route.kwargs, "expect_handler": _expect}
+        web.RouteDef(route.method, route.path, route.handler, kwargs).register(app.router)
+    app.on_response_prepare.append(_sign)
     return app
+
+
+async def _sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Put on every answer, whoever made it, what all have in common (decision P13)."""
+    response.headers["Server"] = SERVER
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
+    request_id = request.headers.get(REQUEST_ID, "").strip()
+    if request_id and request_id.isprintable():
+        response.headers.setdefault(CORRELATION_ID, request_id[:255])
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """Ask for the body, unless its length says already that it will not be taken."""
+    if request.headers["Expect"].lower() != "100-continue":
+        return _no(HTTPStatus.EXPECTATION_FAILED, "Expect: only 100-continue is known", None)
+    if (request.content_length or 0) > request.client_max_size:
+        return _no(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large", None)
+    if request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+    return None
 
 
 @web.middleware
 async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count, time and log every answer; echo the request's id."""
+    """Count, time and log every answer."""
     started_s = time.monotonic()
     structlog.contextvars.clear_contextvars()
     request_id = request.headers.get(REQUEST_ID)
     if request_id:
         structlog.contextvars.bind_contextvars(request_id=request_id[:255])
     response = await handler(request)
-    if request_id and not response.prepared and request_id.isprintable():
-        response.headers.setdefault(CORRELATION_ID, request_id[:255])
+    broken = request.content.exception() is not None
+    if not response.prepared and (broken or response.status in _BODY_LEFT):
+        response.force_close()
     route = _route(request)
     metrics = request.app[CONTEXT].metrics
     metrics.requests.labels(route, str(response.status)).inc()
@@ -92,10 +132,26 @@ async def _say_no(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         return _no(HTTPStatus(error.status), _reason(error), error)
     except ConnectionResetError:
-        raise
+        # Nobody hears this; raised, it would be logged as a fault of ours.
+        return _no(HTTPStatus.BAD_REQUEST, "the connection was cut", None)
     except Exception:
         log.exception("request.failed", method=request.method, route=_route(request))
         return _no(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error", None)
+
+
+@web.middleware
+async def _limit(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Those without a credential share their address's rate; whoever looks after us does not.
+
+    Raises TooMany; Malformed when nobody could say which URL was asked for.
+    """
+    try:
+        _ = request.url
+    except ValueError:
+        raise errors.Malformed("Host: not the name of a host") from None
+    if "Authorization" not in request.headers and request.path not in ("/healthz", "/readyz"):
+        request.app[LIMITS].anonymous(request)
+    return await handler(request)
 
 
 def _status_of(error: errors.FpdError) -> HTTPStatus:

@@ -175,10 +175,12 @@ def _peer(peer: overview.Peer) -> dict[str, Any]:
         "enabled": peer.enabled,
         "link": peer.link,
         "linkChangedAt": rfc3339(peer.link_changed_at),
+        "trouble": peer.trouble,
         "lastHeardAt": rfc3339(peer.last_heard_at),
         "offlineModeAt": rfc3339(peer.offline_mode_at),
         "heartbeatSentAt": rfc3339(peer.heartbeat_sent_at),
         "owed": peer.owed,
+        "dead": peer.dead,
     }
 
 

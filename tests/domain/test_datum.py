@@ -205,7 +205,7 @@ def test_blocks_with_one_start_are_one_datum() -> None:
         stream=METER,
         request_id="r-1",
     )
-    assert made == (
+    assert tuple(made) == (
         Datum(
             stream=METER,
             at=NOON,

@@ -142,7 +142,7 @@ def test_the_status_of_every_link_and_the_link_of_every_status() -> None:
     assert by_status == {
         RegistrationStatus.PENDING: [Link.PROVISIONED, Link.REGISTERING, Link.UNREGISTERED],
         RegistrationStatus.REGISTERED: [Link.REGISTERED, Link.ONLINE, Link.OFFLINE],
-        RegistrationStatus.FAILED: [Link.FAILED],
+        RegistrationStatus.FAILED: [Link.BROKEN, Link.FAILED],
     }
     assert [link_of(status) for status in entities.RegistrationStatus] == [
         Link.PROVISIONED,

@@ -298,7 +298,7 @@ def test_of_each_phase_the_newest_message_that_covers_an_instant_counts(
         single_w = []
         for phases in ({Phase.ALL, Phase.UNKNOWN}, {Phase.ONE}, {Phase.TWO}, {Phase.THREE}):
             covering = [
-                (f.received_at, f.id, -block_watts(b, terms))
+                (f.id, -block_watts(b, terms))
                 for f in forecasts
                 if f.type is ForecastType.CONSUMPTION and f.peer_id == peer_id
                 for b in f.blocks
@@ -309,7 +309,7 @@ def test_of_each_phase_the_newest_message_that_covers_an_instant_counts(
             if terms.overlap is Overlap.MOST_RESTRICTIVE:
                 watts = -max(minus for *_, minus in covering)
             else:
-                watts = -max(covering)[2]
+                watts = -max(covering)[1]
             (limits_w if Phase.ALL in phases else single_w).append(watts)
         if single_w:
             times = terms.phases if terms.spread is Spread.BALANCED else 1

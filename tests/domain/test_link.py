@@ -91,6 +91,23 @@ def test_messages_need_a_handshake(link: Link) -> None:
     assert after(after(link, LinkEvent.HANDSHAKE), LinkEvent.MESSAGE) is Link.ONLINE
 
 
+def test_a_broken_link_still_listens_and_is_mended_by_what_shows_that_all_is_well() -> None:
+    broken = after(Link.ONLINE, LinkEvent.REFUSED_AGAIN)
+    assert broken is Link.BROKEN
+    assert after(broken, LinkEvent.MESSAGE) is Link.BROKEN, "limits go on being obeyed"
+    assert after(broken, LinkEvent.SILENCE) is Link.OFFLINE
+    for event in (LinkEvent.HANDSHAKE, LinkEvent.ACKNOWLEDGE, LinkEvent.CREDENTIAL_TAKEN):
+        assert after(broken, event) is Link.ONLINE
+    assert after(broken, LinkEvent.REGISTER) is Link.REGISTERING
+    assert after(Link.OFFLINE, LinkEvent.REFUSED_AGAIN) is Link.OFFLINE
+
+
+def test_an_answer_to_our_register_that_comes_late_completes_the_registration() -> None:
+    link = after(after(Link.PROVISIONED, LinkEvent.WE_REGISTER), LinkEvent.UNANSWERED)
+    assert link is Link.FAILED
+    assert after(link, LinkEvent.REGISTER_REPLY) is Link.REGISTERED
+
+
 def test_our_own_late_events_change_nothing() -> None:
     assert after(Link.ONLINE, LinkEvent.REGISTER_ACCEPTED) is Link.ONLINE
     assert after(Link.ONLINE, LinkEvent.REGISTER_REFUSED) is Link.ONLINE

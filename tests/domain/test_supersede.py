@@ -1,15 +1,16 @@
 """When an older message has nothing more to say."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
-from forecast_strategies import HOUR, NOW, block, blocks, message
-from hypothesis import given
+from forecast_strategies import HOUR, NOW, block, blocks, message, messages, terms
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpd.domain.forecast import Block, Forecast
-from fpd.domain.supersede import Cover, in_force
+from fpd.domain.forecast import Block, Forecast, Overlap, Terms, envelope_at
+from fpd.domain.supersede import Cover, in_force, spent
 from fpd.domain.units import Phase
 
 
@@ -78,6 +79,20 @@ def test_cover_is_what_asking_every_instant_would_say(
     assert cover.holds(older, after=NOW + after_h * HOUR) is expected
 
 
+@given(st.lists(hourly, max_size=4), st.lists(hourly, max_size=8), st.integers(-5, 9))
+def test_cover_meets_what_asking_every_instant_would_find(
+    some: list[Block], newer: list[Block], after_h: int
+) -> None:
+    instants = [NOW + h * HOUR + HOUR / 2 for h in range(after_h, 13)]
+    expected = any(
+        a.start_at <= at < a.end_at and b.start_at <= at < b.end_at and a.phase is b.phase
+        for a in some
+        for b in newer
+        for at in instants
+    )
+    assert Cover(newer).meets(some, after=NOW + after_h * HOUR) is expected
+
+
 @given(st.permutations(range(6)), st.lists(blocks, min_size=6, max_size=6), blocks)
 def test_the_order_of_blocks_means_nothing(
     order: list[int], some: list[Block], asked: Block
@@ -112,3 +127,16 @@ def _newest(messages: Sequence[Forecast], peer_id: int, phase: Phase, at: dateti
         if m.peer_id == peer_id and b.phase is phase and b.start_at <= at < b.end_at
     ]
     return max(said, default=None)
+
+
+@settings(max_examples=400)
+@given(messages(), terms, st.booleans(), st.integers(0, 200))
+def test_what_is_spent_never_matters_again(
+    said: list[Forecast], terms: Terms, online: bool, hours: int
+) -> None:
+    said = sorted(said, key=lambda message: (message.received_at, message.id))
+    terms = replace(terms, overlap=Overlap.NEWEST_WINS)
+    gone = spent(said, at=NOW)
+    left = [one for one in said if one not in gone]
+    ask = {"at": NOW + hours * HOUR / 3, "provider_online": online, "terms": terms}
+    assert envelope_at(left, **ask) == envelope_at(said, **ask)

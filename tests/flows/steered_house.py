@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,17 @@ from cryptography.fernet import Fernet
 from psycopg.types.json import Jsonb
 
 from fpd.config import BatteryDevice, BluegenDevice, Config, Control, Oscp
-from fpd.domain.forecast import Block, ForecastType
+from fpd.domain.forecast import ForecastType
 from fpd.domain.units import Phase, Unit
 from fpd.flows import control
 from fpd.flows.context import Context
 from fpd.flows.devices import Devices
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
+from fpd.oscp import messages
 from fpd.oscp.client import PeerClient
 from fpd.store import intake
 from fpd.store.db import Database
-from fpd.store.intake import Kept
 from fpd.store.vault import Vault
 
 WEDNESDAY = datetime(2025, 3, 12, 6, tzinfo=UTC)
@@ -172,26 +171,38 @@ class House:
         (peer_id,) = await self.row(
             "select provider_id from capacity_group where id = %s", group_id
         )
-        block = Block(
-            start_at=start_at, end_at=end_at, capacity=Decimal(str(watts)), unit=Unit.W,
-            phase=Phase.ALL,
-        )  # fmt: skip
+        message = messages.UpdateGroupCapacityForecast(
+            group_id="group",
+            type=ForecastType(type_),
+            forecasted_blocks=[
+                messages.ForecastedBlock(
+                    capacity=watts,
+                    phase=Phase.ALL,
+                    unit=Unit.W,
+                    start_time=start_at,
+                    end_time=end_at,
+                )
+            ],
+        )
+        request_id = f"{type_}-{self.clock().timestamp()}-{watts}"
         async with self.db.transaction() as conn:
-            (id_,) = await intake.new_ids(conn, count=1)
-            kept = Kept(
-                id=id_,
+            looked = await intake.look(
+                conn, keys=[(peer_id, request_id)], groups=[(peer_id, "group")], now=self.clock()
+            )
+            new = intake.New(
+                id=looked.ids[0],
                 group_id=group_id,
                 peer_id=peer_id,
                 operation="POST update_group_capacity_forecast",
-                request_id=f"{type_}-{self.clock().timestamp()}-{watts}",
-                noted_as=f"{type_}-{self.clock().timestamp()}-{watts}",
+                request_id=request_id,
+                noted_as=request_id,
                 correlation_id=None,
                 type=ForecastType(type_),
-                body=b"{}",
+                body=messages.encode(message),
                 sha256=b"",
-                blocks=[block],
+                ends_at=end_at,
             )
-            await intake.keep(conn, [kept], now=self.clock())
+            await intake.keep(conn, [new], now=self.clock())
 
     async def commands(self, device: str) -> list[tuple[Any, ...]]:
         return await self.rows(

@@ -21,6 +21,7 @@ from fpd.domain.units import Phase, Unit
 from fpd.embedded.broker import EmbeddedBroker
 from fpd.errors import Unavailable
 from fpd.flows import publishing
+from fpd.store import publications
 from fpd.store.db import Database
 
 
@@ -87,7 +88,10 @@ async def owe_forecast(site: Site, *blocks: Block, peer_id: int = 1) -> None:
         heard = publishing.ForecastHeard(
             peer_id=peer_id, group_id=1, type=kind, request_id="r-1", blocks=blocks
         )
-        await publishing.owe_forecasts(site.context, conn, [heard], now=site.clock.at)
+        outlets = await publications.outlets(conn, peer_ids=[peer_id])
+        await publishing.owe_forecasts(
+            site.context, conn, [heard], outlets=outlets, now=site.clock.at
+        )
 
 
 async def owe_heartbeat(site: Site, *, peer_id: int = 1) -> None:

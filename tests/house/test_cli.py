@@ -60,6 +60,12 @@ def test_every_command_takes_a_configuration_and_explains_itself() -> None:
     assert {*found} == {
         *("run", "demo", "check-config", "migrate", "status", "translate", "sim"),
         *("token create", "token list", "token revoke"),
+        *("messages list", "messages show", "messages replay"),
+        *(
+            f"oscp {peers} {act}"
+            for peers in ("providers", "optimizers")
+            for act in ("list", "register", "token", "handshake", "unregister")
+        ),
     }
     for name, command in found.items():
         assert command.help, name

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*command: str | Path, cwd: Path, **environ: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FPD_")}
+    ours = ("FPD_", "PYTHONPATH")  # of whoever runs the tests, not of who installed the wheel
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     result = subprocess.run(
         command,
         cwd=cwd,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fpd.domain.forecast import ForecastType
 from fpd.domain.units import Phase, Unit
 from fpd.errors import Malformed
-from fpd.flows.forecasts import checked_blocks
+from fpd.flows.blocks import checked_blocks
 from fpd.oscp import messages
 from fpd.oscp.messages import UpdateGroupCapacityForecast
 
@@ -31,10 +31,10 @@ def read(document: Any) -> UpdateGroupCapacityForecast:
     return messages.decode(json.dumps(document).encode(), UpdateGroupCapacityForecast)
 
 
-def test_a_forecast_is_read_with_its_zones_and_unknown_fields_are_ignored() -> None:
+async def test_a_forecast_is_read_with_its_zones_and_unknown_fields_are_ignored() -> None:
     message = read({**FORECAST, "x-vendor": 1})
     assert message.type is ForecastType.CONSUMPTION
-    (block,) = checked_blocks(message.forecasted_blocks)
+    (block,) = await checked_blocks(message.forecasted_blocks)
     assert (block.capacity, block.unit, block.phase) == (Decimal("1.6"), Unit.KW, Phase.ALL)
     assert block.end_at == datetime(2026, 3, 10, 13, 15, tzinfo=UTC)
 
@@ -54,9 +54,9 @@ def test_a_forecast_is_read_with_its_zones_and_unknown_fields_are_ignored() -> N
         ({"end_time": 1}, "end_time"),
     ],
 )
-def test_what_is_wrong_with_a_block_is_named(change: dict[str, Any], field: str) -> None:
+async def test_what_is_wrong_with_a_block_is_named(change: dict[str, Any], field: str) -> None:
     with pytest.raises(Malformed) as refusal:
-        checked_blocks(
+        await checked_blocks(
             read({**FORECAST, "forecasted_blocks": [{**BLOCK, **change}]}).forecasted_blocks
         )
     assert f".{field}: " in str(refusal.value)
@@ -64,10 +64,10 @@ def test_what_is_wrong_with_a_block_is_named(change: dict[str, Any], field: str)
 
 @pytest.mark.parametrize("edge", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"])
 @pytest.mark.parametrize("field", ["start_time", "end_time"])
-def test_instants_at_the_ends_of_the_calendar_are_refused(field: str, edge: str) -> None:
+async def test_instants_at_the_ends_of_the_calendar_are_refused(field: str, edge: str) -> None:
     message = read({**FORECAST, "forecasted_blocks": [{**BLOCK, field: edge}]})
     with pytest.raises(Malformed, match=f"{field}: expected an instant"):
-        checked_blocks(message.forecasted_blocks)
+        await checked_blocks(message.forecasted_blocks)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,15 @@ def test_any_bytes_are_read_or_malformed(body: bytes) -> None:
         assert "\n" not in str(refusal)
 
 
-def test_blocks_may_touch_and_differ_in_phase_but_not_overlap() -> None:
+async def test_blocks_may_touch_and_differ_in_phase_but_not_overlap() -> None:
     later = {**BLOCK, "start_time": BLOCK["end_time"], "end_time": "2026-03-10T14:00:00Z"}
     other_phase = {**BLOCK, "phase": "ONE"}
-    assert len(checked_blocks(read({**FORECAST, "forecasted_blocks": [later, BLOCK, other_phase]})
-                              .forecasted_blocks)) == 3  # fmt: skip
+    message = read({**FORECAST, "forecasted_blocks": [later, BLOCK, other_phase]})
+    assert len(await checked_blocks(message.forecasted_blocks)) == 3
     with pytest.raises(Malformed, match=r"forecasted_blocks\[1\]: overlaps forecasted_blocks\[0\]"):
-        checked_blocks(read({**FORECAST, "forecasted_blocks": [BLOCK, BLOCK]}).forecasted_blocks)
+        await checked_blocks(
+            read({**FORECAST, "forecasted_blocks": [BLOCK, BLOCK]}).forecasted_blocks
+        )
 
 
 @pytest.mark.parametrize(

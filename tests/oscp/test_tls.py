@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -133,3 +134,34 @@ async def test_a_file_that_is_none_is_named(authority: Authority, tmp_path: Path
     client = PeerClient(replace(authority.settings, **{key: tmp_path / "empty"}))
     with pytest.raises(Misconfigured, match="ca_file" if key == "ca_file" else "client_cert"):
         await client.open()
+
+
+@asynccontextmanager
+async def showing(certificate: trustme.LeafCert) -> AsyncIterator[str]:
+    """Serve a peer that shows this certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    runner = web.AppRunner(web.Application(), access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    try:
+        yield f"https://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_why_a_certificate_is_not_taken_is_told(authority: Authority) -> None:
+    """In one line for the operator, without a path of ours."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    for certificate, why in (
+        (authority.ca.issue_cert("cp.example.org"), "not valid for '127.0.0.1'"),
+        (authority.ca.issue_cert("127.0.0.1", not_after=yesterday), "expired"),
+        (trustme.CA().issue_cert("127.0.0.1"), "unable to get local issuer certificate"),
+    ):
+        async with showing(certificate) as url:
+            refused = await answer(authority.settings, url)
+            assert refused.status is None and refused.detail is not None
+            assert "certificate verify failed" in refused.detail and why in refused.detail
+            assert "\n" not in refused.detail
+            assert str(authority.settings.client_key) not in refused.detail
+            assert str(authority.settings.ca_file) not in refused.detail

@@ -168,7 +168,7 @@ async def test_groups_with_devices_come_under_control(conn: AsyncConnection) -> 
     (due,) = await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10)
     assert (due.group_id, due.provider_online, due.optimizer_online) == (controlled, False, True)
     assert await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10) == []
-    await control.settle(conn, due={controlled: LATER})
+    await control.settle(conn, due={controlled: LATER}, until={controlled: None})
     assert await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10) == []
     assert len(await control.claim(conn, now=LATER, lease=timedelta(seconds=30), limit=10)) == 1
 
@@ -178,7 +178,7 @@ async def test_a_group_woken_while_it_is_looked_at_is_due_again(conn: AsyncConne
     await control.enrol(conn, now=NOW)
     await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10)
     await control.wake(conn, device="cellar", now=NOW)
-    await control.settle(conn, due={group_id: LATER})
+    await control.settle(conn, due={group_id: LATER}, until={group_id: None})
     assert len(await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10)) == 1
 
 

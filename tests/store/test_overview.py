@@ -143,28 +143,13 @@ async def test_everybody_sees_their_own(conn: AsyncConnection) -> None:
     assert [group.identifier for group in groups] == ["foreign"]
 
 
-async def test_the_newest_envelope_counts_until_the_first_block_behind_it_ends(
+async def test_the_newest_envelope_counts_until_control_says_it_ends(
     conn: AsyncConnection,
 ) -> None:
     await conn.execute(
-        """
-        insert into forecast (group_id, peer_id, request_id, type, body, received_at, ends_at)
-        select 1, 1, id, 'CONSUMPTION', '', %(now)s, %(now)s
-          from unnest('{one,two,unrelated}'::text[]) as id
-        """,
-        {"now": NOW},
+        "insert into control_due (group_id, due_at, until_at) values (1, %s, %s)",
+        (NOW, NOW + 15 * MINUTE),
     )
-    for forecast_id, position, start, end in (
-        (1, 0, -30, 0),  # has just ended
-        (1, 1, 0, 45),
-        (1, 2, 45, 60),
-        (2, 0, -5, 15),
-        (3, 0, -5, 10),
-    ):
-        await conn.execute(
-            "insert into forecast_block values (%s, %s, %s, %s, 5, 'KW', 'ALL')",
-            (forecast_id, position, NOW + start * MINUTE, NOW + end * MINUTE),
-        )
     for start, max_w, ids in ((-60, 9000, []), (-5, 5000, [1, 2])):
         await conn.execute(
             "insert into envelope (group_id, from_at, max_w, reason, forecast_ids)"

@@ -182,8 +182,10 @@ async def _goes_offline(daemon: Daemon, co: RecordingPeer, token: str) -> None:
 async def _tried(database_url: str) -> bool:
     async with await AsyncConnection.connect(database_url) as conn:
         cursor = await conn.execute(
-            "select count(*) from outbox where operation = %s and attempts > 0"
-            " and settled_at is null and leased_until is null",
+            "select count(*) from outbox as o join lane as l"
+            " on l.peer_id = o.peer_id and l.name = o.lane"
+            " where o.operation = %s and o.attempts > 0 and o.settled_at is null"
+            " and l.leased_until is null",
             (UPDATE,),
         )
         return await cursor.fetchone() == (1,)

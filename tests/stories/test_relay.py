@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import pytest
 from support.daemon import Daemon, Site, make_site
 from support.messages import forecast
 from support.peer import RecordingPeer
+from support.waiting import wait_for
 
 UPDATE = "update_group_capacity_forecast"
 ADJUST = "adjust_group_capacity_forecast"
@@ -43,6 +45,13 @@ class Neighbourhood:
         before = len(self.co.of(UPDATE))
         assert await self.cp_says(UPDATE, forecast(), request_id=request_id) == 204
         return (await self.co.hears(UPDATE, before + 1)).headers["x-request-id"]
+
+    async def refusal_is_written_down(self) -> bool:
+        headers = {"Authorization": f"Bearer {self.daemon.bearer}"}
+        url = f"{self.daemon.url}/api/v1/messages?state=owed"
+        async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+            owed = (await answer.json())["data"]
+        return [message["status"] for message in owed["results"]] == [503]
 
 
 @pytest.fixture
@@ -138,6 +147,8 @@ async def test_an_accepted_complaint_survives_us_and_the_providers_absence(
     cp.answers[ERROR] = [503, 503]
     assert await all_online.co_says(ERROR, CANNOT, X_Correlation_ID=known_as) == 204
     await cp.hears(ERROR)
+    # What was under way when we died would have to wait for its lease to end.
+    await wait_for(all_online.refusal_is_written_down)
     await daemon.kill()
     await daemon.start()
     delivered = await cp.hears(ERROR, 3, within_s=45)

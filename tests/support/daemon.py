@@ -62,8 +62,15 @@ class Daemon:
         self._process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(self._process.wait(), within_s)
 
+    def hang_up(self) -> None:
+        self._process.send_signal(signal.SIGHUP)
+
     async def ended(self, *, within_s: float = 20) -> int:
         return await asyncio.wait_for(self._process.wait(), within_s)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:

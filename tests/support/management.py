@@ -160,7 +160,7 @@ async def management(
     )
     app[CONTEXT], app[LIMITS] = context, Limits(config.http)
     app.add_routes(manage.routes())
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, lingering_time=0.2)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -40,7 +40,7 @@ class RecordingPeer:
     heard: list[Heard] = field(default_factory=list)
 
     async def __aenter__(self) -> RecordingPeer:
-        app = web.Application()
+        app = web.Application(client_max_size=2**24)
         app.router.add_route("*", f"/oscp/{self.role}/2.0/{{operation}}", self._hear)
         self._changed = asyncio.Condition()
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

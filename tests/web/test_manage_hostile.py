@@ -17,6 +17,7 @@ from support.management import Management, User, asset_body, group_body, make_gr
 from fpd.config import Http
 from fpd.domain.link import Link
 from fpd.store import accounts
+from fpd.web import body as bodies
 from fpd.web.manage import PREFIX
 
 
@@ -263,6 +264,15 @@ async def test_a_compressed_body_is_read_with_care(api: Management, user: User) 
         b"nonsense!",
     )
     assert said.startswith(b"HTTP/1.1 400 ") and b"VAL.00005" in said
+
+
+async def test_a_body_that_never_ends_is_a_408(
+    api: Management, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "_PATIENCE_S", 0.2)
+    headers = f"Authorization: Bearer {user.bearer}\r\nContent-Length: 100"
+    said = await by_hand(api, "POST capacity-providers", headers, b'{"name": "Li')
+    assert said.startswith(b"HTTP/1.1 408 ") and b"TOO_SLOW" in said
 
 
 async def by_hand(api: Management, what: str, headers: str, late_body: bytes = b"") -> bytes:

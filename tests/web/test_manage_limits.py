@@ -40,9 +40,9 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def test_a_host_s_ipv6_addresses_are_one_and_ipv4_is_itself() -> None:
-    assert limits._site("2001:db8::1") == limits._site("2001:db8::ffff:2")
-    assert limits._site("2001:db8::1") != limits._site("2001:db8:0:1::1")
-    assert limits._site("::ffff:192.0.2.1") == limits._site("192.0.2.1") == "192.0.2.1"
-    assert limits._site("fe80::1%eth0") == limits._site("fe80::2")
-    assert limits._site(None) == ""
-    assert limits._site("@unix") == "@unix"
+    assert limits.site("2001:db8::1") == limits.site("2001:db8::ffff:2")
+    assert limits.site("2001:db8::1") != limits.site("2001:db8:0:1::1")
+    assert limits.site("::ffff:192.0.2.1") == limits.site("192.0.2.1") == "192.0.2.1"
+    assert limits.site("fe80::1%eth0") == limits.site("fe80::2")
+    assert limits.site(None) == ""
+    assert limits.site("@unix") == "@unix"

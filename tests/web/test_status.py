@@ -41,10 +41,12 @@ async def test_status_says_what_is_in_the_database(look: Lookout) -> None:
         "enabled": True,
         "link": "online",
         "linkChangedAt": "2026-03-12T09:00:00.000Z",
+        "trouble": None,
         "lastHeardAt": "2026-03-12T11:59:46.000Z",
         "offlineModeAt": "2026-03-12T12:02:46.000Z",
         "heartbeatSentAt": "2026-03-12T11:59:52.000Z",
         "owed": 0,
+        "dead": 0,
     }
     assert [(peer["name"], peer["link"], peer["owed"]) for peer in said["peers"]] == [
         ("Lines Co.", "online", 0),

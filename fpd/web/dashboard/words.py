@@ -35,8 +35,15 @@ _LINKS: Final[Mapping[str, State]] = {
     "registered": State("registered", "warn", "waits for the handshake"),
     "online": State("online", "good"),
     "offline": State("offline", "bad", "its heartbeat is overdue"),
+    "broken": State("broken", "bad", "it refuses our credential"),
     "unregistered": State("unregistered", "warn", "it ended the registration"),
     "failed": State("failed", "bad", "it refused our registration"),
+}
+
+# What somebody can do where fpd alone cannot.
+_REMEDIES: Final[Mapping[str, str]] = {
+    "broken": "let it shake hands or register again, or have us do so",
+    "failed": "have us register again, or give it a new first token",
 }
 
 _HEALTHS: Final[Mapping[str, State]] = {
@@ -64,7 +71,11 @@ def link(peer: Peer) -> State:
         return State(peer.link, "quiet", "disabled: fpd does not talk to it")
     if peer.silent and peer.link == "registered":
         return State(peer.link, "quiet", "has no address: it is never called")
-    return _LINKS.get(peer.link, State(peer.link, "warn"))
+    state = _LINKS.get(peer.link, State(peer.link, "warn"))
+    remedy = _REMEDIES.get(peer.link)
+    if remedy is None:
+        return state
+    return State(state.word, state.level, f"{peer.trouble or state.hint}: {remedy}")
 
 
 def role(peer: Peer) -> str:

@@ -10,7 +10,7 @@ import structlog
 from fpd.domain.entities import RegistrationStatus, link_of, status_of
 from fpd.domain.link import Link
 from fpd.flows import registration
-from fpd.store import entities, events, forecasts, peers
+from fpd.store import entities, events, forecasts, peers, trouble
 from fpd.store.entities import Row
 from fpd.store.service_props import split_secrets
 from fpd.web.manage import tables
@@ -68,6 +68,7 @@ async def _linked(change: Change, after: Row) -> None:
         data={"link": link.value},
     )
     log.info("peer.link_set", peer=peer_id, link=link.value)
+    await trouble.forget(change.conn, peer_id=peer_id)
     if link is Link.REGISTERED:
         # Interpretation: decision M8, without a base URL it is silent; with one it is called.
         await peers.want_handshake(change.conn, peer_id=peer_id, now=change.now)

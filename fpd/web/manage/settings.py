@@ -9,6 +9,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from fpd.store import entities
+from fpd.store.db import retried
 from fpd.store.entities import Connection
 from fpd.web.credentials import authenticate
 from fpd.web.keys import CONTEXT
@@ -28,6 +29,7 @@ async def view(entity: Entity, request: web.Request) -> web.Response:
     return success(fields.show(entity.fields, row) if row else None)
 
 
+@retried
 async def update(entity: Entity, request: web.Request) -> web.Response:
     """Set them for the first time, or replace them."""
     user_id = await authenticate(request)
@@ -47,6 +49,7 @@ async def update(entity: Entity, request: web.Request) -> web.Response:
     return success(fields.show(entity.fields, row))
 
 
+@retried
 async def delete(entity: Entity, request: web.Request) -> web.Response:
     user_id = await authenticate(request)
     async with request.app[CONTEXT].db.transaction() as conn:

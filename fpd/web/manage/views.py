@@ -10,6 +10,7 @@ import structlog
 from aiohttp import web
 
 from fpd.store import entities, service_props
+from fpd.store.db import retried
 from fpd.store.entities import Connection, Row, Table
 from fpd.web.credentials import authenticate
 from fpd.web.keys import CONTEXT
@@ -23,6 +24,7 @@ from fpd.web.manage.requests import absent, document, path_id, wanted_page
 log = structlog.get_logger()
 
 
+@retried
 async def create(entity: Entity, request: web.Request) -> web.Response:
     """Add an entity; 201 with its path."""
     user_id = await authenticate(request)
@@ -96,6 +98,7 @@ async def view(entity: Entity, request: web.Request) -> web.Response:
     return success(fields.show(entity.fields, row))
 
 
+@retried
 async def update(entity: Entity, request: web.Request) -> web.Response:
     """Replace an entity as a whole."""
     user_id = await authenticate(request)
@@ -113,6 +116,7 @@ async def update(entity: Entity, request: web.Request) -> web.Response:
     return success(fields.show(entity.fields, row))
 
 
+@retried
 async def delete(entity: Entity, request: web.Request) -> web.Response:
     user_id = await authenticate(request)
     id = path_id(request, entity.id_name)
