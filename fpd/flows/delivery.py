@@ -31,9 +31,9 @@ _LEASE = timedelta(seconds=20)
 _LONGEST_RUN_S = 5.0  # and one message more: well inside the lease
 _RUN = 16
 _RUN_BYTES = 2**20
-_AT_ONCE = 128
-_IN_FLIGHT = 1024
-_PER_PEER = 8
+_AT_ONCE = 256
+_IN_FLIGHT = 4096
+_PER_PEER = 128
 _BREATH_S = 0.003  # what comes in meanwhile shares the next trip
 _LONGEST_WAIT_S = 60.0
 
@@ -70,15 +70,16 @@ class Delivery:
         self._expired_s = 0.0
 
     async def step(self) -> bool:
-        """Settle what was answered, take lanes that are due, start serving them."""
+        """Take lanes that are due, start serving them, settle what was answered."""
         await asyncio.sleep(max(self._rested_s + _BREATH_S - time.monotonic(), 0))
         try:
-            return await self._pass()
+            more = await self._take()
+            return await self._settle() or more
         finally:
             self._rested_s = time.monotonic()
 
-    async def _pass(self) -> bool:
-        await self._settle()
+    async def _take(self) -> bool:
+        """Start serving lanes; True if there may be more of them."""
         context, now = self._context, self._context.clock()
         limit = min(_AT_ONCE, _IN_FLIGHT - self._in_flight)
         if limit <= 0:
@@ -90,18 +91,18 @@ class Delivery:
             taken = await lanes.take(conn, now=now, lease=_LEASE, limit=limit, per_peer=_PER_PEER)
             if not taken:
                 return False
+            self._idle += taken  # so that they are given back, should we not come to serve them
             waiting: dict[lanes.Lane, list[Message]] = {lane.key: [] for lane in taken}
             for message in await lanes.firsts(
                 conn, lanes=list(waiting), now=now, most=_RUN, bytes_=_RUN_BYTES
             ):
                 waiting[message.peer_id, message.lane].append(message)
+        self._idle = [lane for lane in self._idle if not waiting.get(lane.key)]
         for lane in taken:
             if messages := waiting[lane.key]:
                 self._in_flight += 1
                 context.spawn(self._serve(lane, messages), name=f"{lane.name} of {lane.peer_id}")
-            else:
-                self._idle.append(lane)
-        return bool(self._idle)
+        return len(taken) == limit
 
     async def drain(self) -> None:
         """Write down the last answers; called once nothing is in flight any more."""
@@ -132,14 +133,16 @@ class Delivery:
             self._in_flight -= 1
         self._context.bells.delivery()
 
-    async def _settle(self) -> None:
+    async def _settle(self) -> bool:
         """Write down every answer in one transaction; kept in memory while the database is away.
+
+        True if more may go now in a lane that was served.
 
         Killed before the commit, a message is sent again under the same id: at least once.
         """
         tried, idle = self._tried[:], self._idle[:]
         if not tried and not idle:
-            return
+            return False
         now = self._context.clock()
         async with self._context.db.transaction() as conn:
             settled = await lanes.settle(conn, [_settlement(one) for one in tried], now=now)
@@ -148,9 +151,10 @@ class Delivery:
                 if one.message.id in settled:
                     await self._react(conn, one, now)
             async with conn.pipeline():
-                await _give_back(conn, tried, idle, now)
+                more = await _give_back(conn, tried, idle, now)
         del self._tried[: len(tried)]
         del self._idle[: len(idle)]
+        return more
 
     async def _react(self, conn: AsyncConnection, tried: Tried, now: datetime) -> None:
         """Do what the answer to a message of the link changes."""
@@ -235,11 +239,14 @@ def _settlement(tried: Tried) -> Settlement:
 
 async def _give_back(
     conn: AsyncConnection, tried: Sequence[Tried], idle: Sequence[Taken], now: datetime
-) -> None:
-    """Give lanes back: one whose message was not taken waits, and with a silent peer all do."""
+) -> bool:
+    """Give lanes back; return whether one is due.
+
+    One whose message was not taken waits, and of a silent peer all do.
+    """
     returns = [Return(lane=lane, failures=lane.failures) for lane in idle]
     returns += [_return(one, now) for one in tried if one.ends]
-    await lanes.give_back(conn, returns)
+    more = await lanes.give_back(conn, returns, now=now)
     answered = {one.lane.peer_id for one in tried if one.answer.status is not None}
     silent = [one.lane for one in tried if one.answer.status is None]
     await lanes.note_silence(
@@ -253,6 +260,7 @@ async def _give_back(
             if lane.peer_id not in answered
         },
     )
+    return more
 
 
 def _return(tried: Tried, now: datetime) -> Return:

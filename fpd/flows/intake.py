@@ -21,9 +21,6 @@ from fpd.oscp import messages
 from fpd.store import forecasts as store
 from fpd.store import intake
 
-# While one batch waits for the database, the next one can be made ready.
-_ABREAST = 2
-
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
@@ -48,7 +45,7 @@ class Intake:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._forecasts = Together("forecasts", self._take, spawn=context.spawn, abreast=_ABREAST)
+        self._forecasts = Together("forecasts", self._take, spawn=context.spawn)
 
     async def receive(
         self, inbound: Inbound, message: messages.UpdateGroupCapacityForecast
@@ -78,9 +75,12 @@ class Intake:
             judge = _Judge(looked, now)
             verdicts = [judge.verdict(one) for one in arrived]
             accepted = [v for v in verdicts if isinstance(v, Accepted)]
+            controlled = {one.group.group_id for one in accepted if one.group.controlled}
             if accepted:
                 async with conn.pipeline():
                     await intake.keep(conn, judge.new, now=now)
+                    if controlled:
+                        await store.want_control(conn, group_ids=controlled, now=now)
                     await forecasts.pass_on(conn, accepted, now=now)
                 await forecasts.publish(context, conn, accepted, looked.outlets, now=now)
             for one in {one.peer.id: one for one in accepted}.values():
@@ -91,7 +91,7 @@ class Intake:
             forecasts.tell(one)
         if any(one.group.optimizer_id is not None for one in accepted):
             context.bells.delivery()
-        if accepted:
+        if controlled:
             context.bells.control()
         if looked.outlets:
             context.bells.publishing()

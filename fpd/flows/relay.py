@@ -49,7 +49,7 @@ async def adjust(
         if peer is None:
             return
         _check_sender(peer)
-        group = await _group(conn, peer, message.group_id)
+        group = await _group(conn, peer, message.group_id, now)
         answered = await _answered(conn, inbound)
         if answered is not None and answered.group_id != group.group_id:
             answered = None
@@ -95,7 +95,7 @@ async def compliance_error(
         answered = await _answered(conn, inbound)
         if answered is None:
             raise Malformed("X-Correlation-ID: expected the id of a forecast that we sent you")
-        group = await _group(conn, peer, answered.identifier)
+        group = await _group(conn, peer, answered.identifier, now)
         await _pass_on(
             conn,
             inbound,
@@ -130,8 +130,8 @@ def _check_sender(peer: Peer) -> None:
         raise Forbidden("only a capacity optimizer may say this to a flexibility provider")
 
 
-async def _group(conn: AsyncConnection, peer: Peer, identifier: str) -> Addressee:
-    group = await forecasts.find_group(conn, peer_id=peer.id, identifier=identifier)
+async def _group(conn: AsyncConnection, peer: Peer, identifier: str, now: datetime) -> Addressee:
+    group = await forecasts.find_group(conn, peer_id=peer.id, identifier=identifier, now=now)
     if group is None:
         raise Unknown(f"group_id: no group {identifier!r} of yours")
     if not group.enabled:

@@ -20,7 +20,7 @@ Answers = Sequence[A | BaseException]
 
 
 class Together(Generic[Q, A]):
-    """Collects questions and has `answer` answer them in batches, `abreast` at a time.
+    """Collects questions and has `answer` answer them in batches, one batch at a time.
 
     `answer` returns as many answers as it got questions, in their order; an exception in the
     place of an answer is raised to the one who asked, one that it raises itself to all.
@@ -33,22 +33,20 @@ class Together(Generic[Q, A]):
         *,
         spawn: Spawn,
         most: int = 128,
-        abreast: int = 1,
     ) -> None:
         self._name = name
         self._answer = answer
         self._spawn = spawn
         self._most = most
-        self._abreast = abreast
-        self._serving = 0
+        self._serving = False
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
 
     async def ask(self, question: Q) -> A:
         """Return the answer. Raises what `answer` says."""
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
-        if self._serving < self._abreast:
-            self._serving += 1
+        if not self._serving:
+            self._serving = True
             self._spawn(self._serve(), name=self._name)
         return await future
 
@@ -60,9 +58,9 @@ class Together(Generic[Q, A]):
                 ]
                 await self._settle(batch)
         finally:
-            self._serving -= 1
+            self._serving = False
             # Cut off in the middle: whoever still waits would wait for ever.
-            while self._waiting and not self._serving:
+            while self._waiting:
                 self._waiting.popleft()[1].cancel()
 
     async def _settle(self, batch: Sequence[tuple[Q, asyncio.Future[A]]]) -> None:

@@ -110,7 +110,7 @@ class PeerClient:
         trusted = tls.of_peers(self._settings)
         self._sessions = {
             True: self._session(names, trusted, limit_per_host=0, keepalive_timeout=75),
-            False: self._session(names, trusted, limit_per_host=16, keepalive_timeout=15),
+            False: self._session(names, trusted, limit_per_host=64, keepalive_timeout=15),
         }
 
     def _session(

@@ -13,6 +13,7 @@ cannot be read, leaves the standard in force.
     |   -client-secret, -scope     |       | (the scope may be left out)                        |
     | write-flat-handshake         | flag  | behaviours without `required_behaviour` around     |
     | write-text-capacity          | flag  | capacities as texts                                |
+    | write-plain-times            | flag  | `2026-03-12 12:00:00`, in `time-zone` or UTC       |
     | write-unregister-body        | flag  | DELETE register carries a Register                 |
 
     | what is taken from the peer  | value | effect                                             |
@@ -98,6 +99,7 @@ class Dialect:
     acknowledge_path: str | None = None
     write_flat_handshake: bool = False
     write_text_capacity: bool = False
+    write_plain_times: bool = False
     write_unregister_body: bool = False
     lenient_paths: bool = False
     lenient_handshake: bool = False
@@ -267,6 +269,7 @@ _SWITCHES: Final[Mapping[str, _Switch]] = {
     for name in (
         "write-flat-handshake",
         "write-text-capacity",
+        "write-plain-times",
         "write-unregister-body",
         "lenient-paths",
         "lenient-handshake",

@@ -23,6 +23,9 @@ _NUMBER: Final = re.compile(r"-?\d{1,20}(\.\d{1,20})?([eE][+-]?\d{1,2})?", re.AS
 _LOCAL_TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?", re.ASCII | re.IGNORECASE
 )
+_TIMES: Final = frozenset(
+    {"offline_mode_at", "start_time", "end_time", "measure_time", "initial_measure_time"}
+)
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -56,16 +59,44 @@ def standard(
 def spoken(body: bytes, dialect: Dialect, *, operation: str) -> bytes:
     """Return a message of ours as the peer's dialect writes it; the same bytes on every try."""
     flat = dialect.write_flat_handshake and operation in _HANDSHAKES
-    if not body or not (flat or dialect.write_text_capacity):
+    if not body or not (flat or dialect.write_text_capacity or dialect.write_plain_times):
         return body
     message = msgspec.json.decode(body)
+    changed = flat
     if flat:
         message = message.get("required_behaviour", {})
-    blocks = list(_blocks(message)) if dialect.write_text_capacity else []
-    for block in blocks:
+    if dialect.write_text_capacity:
+        changed |= _texts(message)
+    if dialect.write_plain_times:
+        changed |= _plain(message, dialect.zone or UTC)
+    return _encoder.encode(message) if changed else body
+
+
+def _texts(message: dict[str, Any]) -> bool:
+    """Make texts of capacities."""
+    changed = False
+    for block in _blocks(message):
         if isinstance(block.get("capacity"), int | float):
             block["capacity"] = format(Decimal(repr(block["capacity"])), "f")
-    return _encoder.encode(message) if flat or blocks else body
+            changed = True
+    return changed
+
+
+def _plain(what: Any, zone: tzinfo) -> bool:
+    """Make local times without a zone of instants (NOWUM/pyoscp), to the second before."""
+    changed = False
+    if isinstance(what, list):
+        for part in what:
+            changed |= _plain(part, zone)
+    elif isinstance(what, dict):
+        for name, value in what.items():
+            if name in _TIMES and isinstance(value, str):
+                local = msgspec.convert(value, datetime).astimezone(zone)
+                what[name] = local.strftime("%Y-%m-%d %H:%M:%S")
+                changed = True
+            else:
+                changed |= _plain(value, zone)
+    return changed
 
 
 def _wrap(message: dict[str, Any]) -> bool:

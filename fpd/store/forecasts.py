@@ -18,7 +18,7 @@ class Addressee:
     """The group that a peer means by its identifier, and whom its forecasts are forwarded to.
 
     `optimizer_listens`: it is enabled and has a base URL. `optimizer_waits`: something of this
-    group is still owed to it.
+    group is still owed to it and not under way. `controlled`: devices follow the group's forecasts.
     """
 
     group_id: int
@@ -28,6 +28,7 @@ class Addressee:
     optimizer_id: int | None
     optimizer_listens: bool
     optimizer_waits: bool
+    controlled: bool
     provider_props: dict[str, Any] | None
     optimizer_props: dict[str, Any] | None
 
@@ -42,7 +43,12 @@ FIND_GROUPS = """
            coalesce(co.enabled and co.base_url is not null, false) as optimizer_listens,
            exists (select from outbox as o
                     where o.peer_id = g.optimizer_id and o.lane = 'group:' || g.id
-                      and o.settled_at is null) as optimizer_waits,
+                      and o.settled_at is null
+                      and (o.attempts = 0 or not exists (
+                              select from lane as l
+                               where l.peer_id = o.peer_id and l.name = o.lane
+                                 and l.leased_until > %(now)b))) as optimizer_waits,
+           exists (select from control_due as c where c.group_id = g.id) as controlled,
            cp.service_props as provider_props, co.service_props as optimizer_props
       from unnest(%(peer_ids)b::bigint[], %(identifiers)b::text[]) as k (peer_id, identifier)
       join capacity_group as g
@@ -53,9 +59,10 @@ FIND_GROUPS = """
 """The rows of `found_groups`, from what `find_groups_of` gives."""
 
 
-def find_groups_of(keys: Collection[Key]) -> dict[str, list[int] | list[str]]:
+def find_groups_of(keys: Collection[Key], *, now: datetime) -> dict[str, Any]:
     """Return the parameters of FIND_GROUPS."""
     return {
+        "now": now,
         "peer_ids": [peer_id for peer_id, _ in keys],
         "identifiers": [identifier for _, identifier in keys],
     }
@@ -66,11 +73,13 @@ def found_groups(rows: Iterable[dict[str, Any]]) -> dict[Key, Addressee]:
     return {(row.pop("peer_id"), row.pop("identifier")): Addressee(**row) for row in rows}
 
 
-async def find_group(conn: AsyncConnection, *, peer_id: int, identifier: str) -> Addressee | None:
+async def find_group(
+    conn: AsyncConnection, *, peer_id: int, identifier: str, now: datetime
+) -> Addressee | None:
     """Return the group that this provider or optimizer calls `identifier`, or None."""
     key = (peer_id, identifier)
     cursor = conn.cursor(row_factory=dict_row)
-    await cursor.execute(FIND_GROUPS, find_groups_of([key]))
+    await cursor.execute(FIND_GROUPS, find_groups_of([key], now=now))
     return found_groups(await cursor.fetchall()).get(key)
 
 

@@ -68,31 +68,28 @@ async def look(
         )
         noted = await conn.execute(
             """
-            select m.peer_id, m.request_id, m.body_sha256
+            select k.peer_id, k.request_id, m.body_sha256,
+                   nextval(pg_get_serial_sequence('forecast', 'id'))
               from unnest(%b::bigint[], %b::text[]) as k (peer_id, request_id)
-              join message_in as m using (peer_id, request_id)
+              left join message_in as m using (peer_id, request_id)
             """,
             ([peer_id for peer_id, _ in keys], [request_id for _, request_id in keys]),
         )
         addressed = conn.cursor(row_factory=dict_row)
-        await addressed.execute(forecasts.FIND_GROUPS, forecasts.find_groups_of(groups))
+        await addressed.execute(forecasts.FIND_GROUPS, forecasts.find_groups_of(groups, now=now))
         outlets = conn.cursor(row_factory=class_row(Outlet))
         await outlets.execute(
             publications.OUTLETS,
             publications.outlets_of(peer_ids, {identifier for _, identifier in groups}),
         )
-        ids = await conn.execute(
-            """
-            select nextval(pg_get_serial_sequence('forecast', 'id')) from generate_series(1, %s)
-            """,
-            (len(keys),),
-        )
+        peers = {peer.id: peer for peer in await heard.fetchall()}
+        said = await noted.fetchall()
         return Looked(
-            peers={peer.id: peer for peer in await heard.fetchall()},
-            noted={(row[0], row[1]): bytes(row[2]) for row in await noted.fetchall()},
+            peers=peers,
+            noted={(row[0], row[1]): bytes(row[2]) for row in said if row[2] is not None},
             groups=forecasts.found_groups(await addressed.fetchall()),
             outlets=await outlets.fetchall(),
-            ids=sorted(row[0] for row in await ids.fetchall()),
+            ids=sorted(row[3] for row in said),
         )
 
 
@@ -117,7 +114,7 @@ class New:
 
 
 async def keep(conn: AsyncConnection, new: Sequence[New], *, now: datetime) -> None:
-    """Keep forecasts and their request ids, and have their groups looked at.
+    """Keep forecasts and their request ids.
 
     Bodies travel as binary arrays: as text each would cost more than all the rest.
     """
@@ -160,4 +157,3 @@ async def keep(conn: AsyncConnection, new: Sequence[New], *, now: datetime) -> N
             "ends": [one.ends_at for one in rows],
         },
     )
-    await forecasts.want_control(conn, group_ids={one.group_id for one in new}, now=now)

@@ -20,7 +20,7 @@ Lane = tuple[int, str]
 
 # A peer that is not online is looked at again after this long; its handshake wakes it sooner.
 _PUT_OFF = timedelta(seconds=5)
-_CROWDED = timedelta(milliseconds=100)
+_CROWDED = timedelta(milliseconds=50)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,14 +222,15 @@ class Return:
     later_at: datetime | None = None
 
 
-async def give_back(conn: AsyncConnection, returns: Sequence[Return]) -> None:
+async def give_back(conn: AsyncConnection, returns: Sequence[Return], *, now: datetime) -> bool:
     """Give lanes back: due when their first message is, at `later_at` if that is after it.
 
-    `conn` must be in a transaction: what others owe meanwhile is waited for, and seen. A lane
-    that was lent to somebody else since our lease ended stays there.
+    Return whether any of them is due. `conn` must be in a transaction: what others owe meanwhile
+    is waited for, and seen. A lane that was lent to somebody else since our lease ended stays
+    there.
     """
     if not returns:
-        return
+        return False
     of_these = {
         "peer_ids": [one.lane.peer_id for one in returns],
         "names": [one.lane.name for one in returns],
@@ -244,7 +245,7 @@ async def give_back(conn: AsyncConnection, returns: Sequence[Return]) -> None:
         """,
         of_these,
     )
-    await conn.execute(
+    cursor = await conn.execute(
         """
         update lane
            set leased_until = null, failures = l.failures,
@@ -253,6 +254,7 @@ async def give_back(conn: AsyncConnection, returns: Sequence[Return]) -> None:
                       from outbox as o
                      where o.peer_id = lane.peer_id and o.lane = lane.name
                        and o.settled_at is null
+                       and (o.expires_at is null or o.expires_at > %(now)b)
                      order by o.id
                      limit 1),
                    'infinity')
@@ -261,14 +263,17 @@ async def give_back(conn: AsyncConnection, returns: Sequence[Return]) -> None:
                as l (peer_id, name, failures, leased_until, later_at)
          where lane.peer_id = l.peer_id and lane.name = l.name
            and lane.leased_until <= l.leased_until
+        returning lane.due_at <= %(now)b
         """,
         {
             **of_these,
+            "now": now,
             "failures": [one.failures for one in returns],
             "leases": [one.lane.leased_until for one in returns],
             "later": [one.later_at for one in returns],
         },
     )
+    return any([due for (due,) in await cursor.fetchall()])
 
 
 async def note_silence(

@@ -155,12 +155,22 @@ async def release(conn: AsyncConnection, *, peer_id: int, request_id: str, now: 
 async def supersede(
     conn: AsyncConnection, *, peer_id: int, lane: str, operations: Sequence[str], now: datetime
 ) -> None:
-    """Drop unsettled messages that newer ones of the same kind replace."""
+    """Drop unsettled messages that newer ones of the same kind replace.
+
+    When one of them is under way, what follows need not wait until whoever sends it has done so,
+    or has been dead for long enough.
+    """
     await conn.execute(
         """
-        update outbox set settled_at = %(now)s, outcome = 'superseded'
-         where peer_id = %(peer_id)s and lane = %(lane)s and settled_at is null
-           and operation = any(%(operations)s)
+        with dropped as (
+            update outbox set settled_at = %(now)s, outcome = 'superseded'
+             where peer_id = %(peer_id)s and lane = %(lane)s and settled_at is null
+               and operation = any(%(operations)s)
+            returning attempts
+        )
+        update lane set leased_until = null
+         where peer_id = %(peer_id)s and name = %(lane)s
+           and exists (select from dropped where attempts > 0)
         """,
         {"peer_id": peer_id, "lane": lane, "operations": list(operations), "now": now},
     )

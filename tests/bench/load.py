@@ -18,6 +18,7 @@ from typing import Any
 
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 MARK = re.compile(rb'"n":(\d+)')
+RUN = b"bench-%d" % time.time_ns()
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -111,9 +112,9 @@ class Client:
         body = (b'"n":%d' % number).join(around)
         return (
             b"POST /oscp/fp/2.0/update_group_capacity_forecast HTTP/1.1\r\nHost: fpd\r\n"
-            b"Authorization: Token %s\r\nX-Request-ID: bench-%d\r\n"
+            b"Authorization: Token %s\r\nX-Request-ID: %s-%d\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-            % (self._token.encode(), number, len(body), body)
+            % (self._token.encode(), RUN, number, len(body), body)
         )
 
 

@@ -1,23 +1,27 @@
-"""How many forecasts a second are accepted durably, beside what the database itself commits.
+"""Forecasts a second, kept and passed on, beside what the database itself commits.
 
-Both figures come from the same run on the same server with fsync on; the ratio is what counts.
-Nothing here passes or fails by its speed.
+All figures of a run come from the same server with fsync on; the ratio to single-row commits of
+as many clients (P) is what counts. The load runs in a process of its own and takes its share of
+the machine. Nothing here passes or fails by its speed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import re
-import time
-from datetime import UTC, datetime, timedelta
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import aiohttp
-import msgspec
 import psycopg
+import pytest
 from support.daemon import Daemon, free_port
 from support.peer import RecordingPeer
 
@@ -26,6 +30,7 @@ from fpd.embedded.postgres import EmbeddedPostgres
 
 CLIENTS = 16
 FOR_S = 5
+HOST = "127.0.0.1"
 
 CONFIG = """\
 data_dir = "{folder}"
@@ -53,96 +58,131 @@ async def pgbench(url: str, folder: Path) -> float:
     script.write_text("insert into floor values (1);")
     programs = find_binaries(os.environ)
     connection = ["-h", host, "-U", parts.username or "fpd", parts.path.lstrip("/")]
-
-    async def run(program: str, *arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            str(programs / program), *arguments, *connection,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
-        out, _ = await process.communicate()
-        assert process.returncode == 0, out.decode()
-        return out.decode()
-
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("create table floor (n integer)")
-    said = await run(
-        "pgbench", "-n", "-f", str(script), "-c", str(CLIENTS), "-j", "1", "-T", str(FOR_S)
-    )
-    found = re.search(r"tps = ([\d.]+)", said)
-    assert found, said
+    process = await asyncio.create_subprocess_exec(
+        str(programs / "pgbench"), "-n", "-f", str(script), "-c", str(CLIENTS), "-j", "1",
+        "-T", str(FOR_S), *connection,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    found = re.search(r"tps = ([\d.]+)", out.decode())
+    assert process.returncode == 0 and found, out.decode()
     return float(found[1])
 
 
-def forecast(group: str, number: int) -> bytes:
-    start = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=number % 1000)
-    middle, end = start + timedelta(minutes=15), start + timedelta(minutes=30)
-    blocks = [
-        {"capacity": 3.5, "phase": "ALL", "unit": "KW", "start_time": a, "end_time": b}
-        for a, b in ((start, middle), (middle, end))
-    ]
-    return msgspec.json.encode(
-        {"group_id": group, "type": "CONSUMPTION", "forecasted_blocks": blocks}
-    )
+@dataclass
+class Site:
+    """Daemons on one database, and as many providers as there are clients."""
 
+    url: str
+    folder: Path
+    floor: float
+    daemons: list[Daemon] = field(default_factory=list)
+    numbers: itertools.count[int] = field(default_factory=itertools.count)
 
-async def test_durable_forecast_intake(tmp_path: Path) -> None:
-    server = EmbeddedPostgres(tmp_path / "pg")
-    url = await server.start()
-    floor = await pgbench(url, tmp_path)
-    port = free_port()
-    config = tmp_path / "fpd.toml"
-    config.write_text(CONFIG.format(folder=tmp_path / "data", port=port, database=url))
-    daemon = await Daemon(config, f"http://127.0.0.1:{port}", tmp_path / "log").start()
-    try:
-        await daemon.log_in()
-        rate = await intake(daemon)
-    finally:
-        await daemon.terminate()
-        await server.stop()
-    print(
-        f"\nforecasts of 2 blocks: {rate:.0f}/s; single-row commits: {floor:.0f}/s; "
-        f"ratio {rate / floor:.2f}"
-    )
-    assert rate > 0
+    async def start(self) -> Daemon:
+        folder = self.folder / f"daemon-{len(self.daemons)}"
+        folder.mkdir()
+        port, config = free_port(), folder / "fpd.toml"
+        config.write_text(CONFIG.format(folder=self.folder / "data", port=port, database=self.url))
+        daemon = await Daemon(config, f"http://{HOST}:{port}", folder / "log").start()
+        self.daemons.append(daemon)
+        if len(self.daemons) == 1:
+            await daemon.log_in()
+        return daemon
 
+    async def optimizer(self, port: int) -> int:
+        """Register an optimizer that will be at `port`; return its id."""
+        daemon = self.daemons[0]
+        entity = await daemon.manage("POST", "capacity-optimizers", {"name": "co", "enabled": True})
+        async with RecordingPeer("co", port=port) as peer:
+            token = await peer.registers(daemon.url, entity["token"])
+            await peer.acknowledges(daemon.url, token, 3600)
+        return int(entity["configId"])
 
-async def intake(daemon: Daemon) -> float:
-    """Return accepted forecasts a second from as many providers at once."""
-    numbers = itertools.count()
-    accepted = 0
+    async def senders(self, **more: Any) -> list[tuple[str, str]]:
+        return [await self._sender(next(self.numbers), more) for _ in range(CLIENTS)]
 
-    async def provider(index: int, session: aiohttp.ClientSession) -> None:
-        nonlocal accepted
+    async def _sender(self, number: int, more: dict[str, Any]) -> tuple[str, str]:
+        daemon, name = self.daemons[0], f"group-{number}"
         entity = await daemon.manage(
-            "POST", "capacity-providers", {"name": f"cp {index}", "enabled": True}
+            "POST", "capacity-providers", {"name": f"cp {number}", "enabled": True}
         )
         group = {
-            "name": f"group {index}",
-            "identifier": f"group-{index}",
+            "name": name,
+            "identifier": name,
             "capacityProviderId": entity["configId"],
             "capacityProviderMeasurementPeriod": "Hour",
             "enabled": True,
         }
-        await daemon.manage("POST", "capacity-groups", group)
+        await daemon.manage("POST", "capacity-groups", group | more)
         async with RecordingPeer("cp") as peer:
             token = await peer.registers(daemon.url, entity["token"])
-            await peer.shakes_hands(daemon.url, token)
-            until = time.monotonic() + FOR_S
-            while time.monotonic() < until:
-                number = next(numbers)
-                async with session.post(
-                    f"{daemon.url}/oscp/fp/2.0/update_group_capacity_forecast",
-                    data=forecast(f"group-{index}", number),
-                    headers={
-                        "Authorization": f"Token {token}",
-                        "X-Request-ID": f"bench-{number}",
-                        "Content-Type": "application/json",
-                    },
-                ) as answer:
-                    assert answer.status == 204, await answer.text()
-                accepted += 1
+            await peer.shakes_hands(daemon.url, token, 3600)
+        return token, name
 
-    async with aiohttp.ClientSession() as session:
-        started = time.monotonic()
-        await asyncio.gather(*(provider(index, session) for index in range(CLIENTS)))
-        return accepted / (time.monotonic() - started)
+    async def load(self, **plan: Any) -> dict[str, Any]:
+        doors = [(HOST, int(daemon.url.rpartition(":")[2])) for daemon in self.daemons]
+        path = self.folder / "plan.json"
+        path.write_text(json.dumps({"doors": doors, "for_s": FOR_S, **plan}))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(Path(__file__).with_name("load.py")), str(path),
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, _ = await process.communicate()
+        said: dict[str, Any] = json.loads(out)
+        assert said["refused"] == {}
+        return said
+
+    def tell(self, what: str, said: dict[str, Any]) -> None:
+        rate = said["accepted"] / said["took_s"]
+        print(f"{what}: {rate:.0f}/s kept, {rate / self.floor:.3f} P, {_ms(said['answered'])}")
+
+
+def _ms(latency: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.0f} ms" for name, value in latency.items())
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with database(tmp_path) as url:
+        floor = await pgbench(url, tmp_path)
+        print(f"\nP, single-row commits of {CLIENTS} clients: {floor:.0f}/s")
+        site = Site(url, tmp_path, floor)
+        await site.start()
+        yield site
+        for daemon in site.daemons:
+            await daemon.terminate()
+
+
+@asynccontextmanager
+async def database(folder: Path) -> AsyncIterator[str]:
+    server = EmbeddedPostgres(folder / "pg")
+    try:
+        yield await server.start()
+    finally:
+        await server.stop()
+
+
+async def test_forecasts_kept(site: Site) -> None:
+    senders = await site.senders()
+    site.tell("2 blocks", await site.load(senders=senders))
+    site.tell("96 blocks", await site.load(senders=senders, blocks=96))
+    many = [*senders, *(await site.senders()), *(await site.senders()), *(await site.senders())]
+    site.tell("2 blocks, 64 clients", await site.load(senders=many))
+    await site.start()
+    site.tell("2 blocks, two daemons", await site.load(senders=senders))
+
+
+async def test_forecasts_passed_on(site: Site) -> None:
+    port = free_port()
+    senders = await site.senders(
+        capacityOptimizerId=await site.optimizer(port), capacityOptimizerMeasurementPeriod="Hour"
+    )
+    for rate in (100, 500, None):
+        said = await site.load(senders=senders, rate=rate, sink_port=port)
+        site.tell(f"wanted {rate or 'all'}/s", said)
+        assert said["heard"] == said["accepted"], "each is heard, once"
+        passed_on = said["heard"] / said["heard_took_s"]
+        print(f"  passed on: {passed_on:.0f}/s, from POST to POST {_ms(said['passed_on'])}")

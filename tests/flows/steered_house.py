@@ -21,7 +21,7 @@ from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
 from fpd.oscp import messages
 from fpd.oscp.client import PeerClient
-from fpd.store import intake
+from fpd.store import forecasts, intake
 from fpd.store.db import Database
 from fpd.store.vault import Vault
 
@@ -203,6 +203,7 @@ class House:
                 ends_at=end_at,
             )
             await intake.keep(conn, [new], now=self.clock())
+            await forecasts.want_control(conn, group_ids=[group_id], now=self.clock())
 
     async def commands(self, device: str) -> list[tuple[Any, ...]]:
         return await self.rows(

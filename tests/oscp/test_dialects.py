@@ -259,3 +259,25 @@ def test_our_messages_are_written_as_the_peer_reads_them() -> None:
         b'{"group_id":"g","forecasted_blocks":[{"capacity":"3.1"},{"capacity":"1000.0"}]}'
     )
     assert wording.spoken(b"", texts, operation="register") == b""
+
+
+def test_a_peer_may_want_times_without_a_zone() -> None:
+    plain = dialects.read({"write-plain-times": True})
+    body = b'{"offline_mode_at":"2026-07-01T12:00:59.9Z"}'
+    assert wording.spoken(body, plain, operation="heartbeat") == (
+        b'{"offline_mode_at":"2026-07-01 12:00:59"}'
+    )
+    local = dialects.read({"write-plain-times": True, "time-zone": "Europe/Amsterdam"})
+    measured = b'{"measurements":[{"energy_measurement":{"measure_time":"2026-07-01T10:00:00Z"}}]}'
+    assert b'"2026-07-01 12:00:00"' in wording.spoken(measured, local, operation="any")
+
+
+def test_plain_times_are_read_back_as_they_were_meant() -> None:
+    switches = {"write_plain_times": True, "time_zone": "Europe/Amsterdam"}
+    local = dialects.read({name.replace("_", "-"): value for name, value in switches.items()})
+    meant = {"start_time": "2026-01-05T12:00:00Z", "end_time": "2026-07-05T12:00:00+00:00"}
+    written = wording.spoken(json.dumps(block(**meant)).encode(), local, operation="any")
+    assert b'"2026-01-05 13:00:00"' in written and b'"2026-07-05 14:00:00"' in written
+    (back,) = standard(json.loads(written), **switches)["forecasted_blocks"]
+    for name, instant in meant.items():
+        assert datetime.fromisoformat(back[name]) == datetime.fromisoformat(instant)

@@ -87,7 +87,8 @@ async def give_back(
     conn: AsyncConnection, lane: Taken, *, failures: int = 0, later_at: datetime | None = None
 ) -> None:
     async with conn.transaction():
-        await lanes.give_back(conn, [Return(lane=lane, failures=failures, later_at=later_at)])
+        back = Return(lane=lane, failures=failures, later_at=later_at)
+        await lanes.give_back(conn, [back], now=NOON)
 
 
 async def test_a_lane_keeps_its_order_and_lanes_do_not_wait_for_each_other(
