@@ -64,7 +64,9 @@ class Http:
         100.0, "requests a second and credential, or address without", minimum=0.1
     )
     rate_burst: int = key(1000, "requests that may come at once", minimum=1)
-    failed_auth_per_min: int = key(30, "failed credentials a minute and address", minimum=1)
+    failed_auth_per_min: int = key(
+        30, "failed credentials a minute and address, or token", minimum=1
+    )
 
     @property
     def host(self) -> str:

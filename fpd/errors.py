@@ -15,7 +15,14 @@ class Malformed(FpdError):
 
 
 class Unauthenticated(FpdError):
-    """No usable credential came with the request (401)."""
+    """No usable credential came with the request (401).
+
+    `claimed`: the token that the sender claims to have, None: none that could be named.
+    """
+
+    def __init__(self, message: str, *, claimed: str | None = None) -> None:
+        super().__init__(message)
+        self.claimed = claimed
 
 
 class Forbidden(FpdError):

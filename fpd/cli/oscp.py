@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 import click
 
 from fpd.cli.frame import config_option, in_context, in_database, load, print_table
+from fpd.cli.groups import groups
 from fpd.errors import Malformed, Unknown
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ _LONGEST_TOKEN = 4096
 
 @click.group()
 def oscp() -> None:
-    """The links with capacity providers and capacity optimizers.
+    """The links with capacity providers and capacity optimizers; what groups may do.
 
     \b
     Examples:
       fpd oscp providers list
       fpd oscp providers register 1 --token-file first-token
       fpd oscp optimizers handshake 2
+      fpd oscp groups explain 1
     """
 
 
@@ -186,5 +188,6 @@ def _read(token_file: TextIO) -> str:
     return token
 
 
+oscp.add_command(groups)
 oscp.add_command(_peers("providers", "capacity provider", "CapacityProvider"))
 oscp.add_command(_peers("optimizers", "capacity optimizer", "CapacityOptimizer"))

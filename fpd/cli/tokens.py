@@ -1,4 +1,4 @@
-"""The bearer tokens with which the management API is used."""
+"""The tokens with which the management API is used: as bearer, or to sign requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def token() -> None:
-    """The bearer tokens with which the management API is used.
+    """The tokens with which the management API is used: as bearer, or to sign requests.
 
     \b
     Examples:

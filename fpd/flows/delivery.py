@@ -23,12 +23,13 @@ from fpd.flows.context import Context
 from fpd.oscp.client import Answer, Verdict
 from fpd.store import events, heartbeats, lanes, outbox, registrations
 from fpd.store import trouble as trouble_store
+from fpd.store.db import retried
 from fpd.store.lanes import Message, Return, Settlement, Taken
 
 log = structlog.get_logger()
 
-_LEASE = timedelta(seconds=20)
-_LONGEST_RUN_S = 5.0  # and one message more: well inside the lease
+_LEASE = timedelta(seconds=13)
+_LONGEST_RUN_S = 1.0  # and one message more: inside the lease
 _RUN = 16
 _RUN_BYTES = 2**20
 _AT_ONCE = 256
@@ -133,6 +134,7 @@ class Delivery:
             self._in_flight -= 1
         self._context.bells.delivery()
 
+    @retried
     async def _settle(self) -> bool:
         """Write down every answer in one transaction; kept in memory while the database is away.
 

@@ -18,14 +18,21 @@ from fpd.store.senders import Bearer
 
 log = structlog.get_logger()
 
+_LATELY_S = 1.0  # so long a changed dialect may go unnoticed; the token itself is judged each time
+_MOST_KNOWN = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """The peer behind a request; equal when it is the same peer. `base_url` as configured."""
+    """The peer behind a request; equal when it is the same peer. `base_url` as configured.
+
+    `assumed_sha256`: the token was good a moment ago, and is to be judged with the message.
+    """
 
     peer_id: int
     base_url: str | None = field(compare=False)
     dialect: Dialect = field(compare=False)
+    assumed_sha256: bytes | None = field(compare=False, default=None)
 
 
 class Tokens:
@@ -34,6 +41,20 @@ class Tokens:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._together = Together("tokens", self._find, spawn=context.spawn)
+        self._known: dict[bytes, tuple[Bearer, float]] = {}
+
+    def lately(self, token: str) -> tuple[bytes, Bearer] | None:
+        """Return whose token this was a moment ago, None if it was not asked for."""
+        digest = sha256(token)
+        bearer, at_s = self._known.get(digest, (None, 0.0))
+        if bearer is None or self._context.steady() - at_s > _LATELY_S:
+            return None
+        return digest, bearer
+
+    def _remember(self, digest: bytes, bearer: Bearer) -> None:
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[digest] = (bearer, self._context.steady())
 
     async def bearer(self, token: str) -> Bearer:
         """Return whose OSCP token this is; the first use of a new one ends the old ones."""
@@ -44,6 +65,8 @@ class Tokens:
         if bearer.enabled and bearer.offered:
             async with self._context.db.connection() as conn:
                 await senders.settle_token(conn, sha256=digest)
+        else:
+            self._remember(digest, bearer)
         return bearer
 
     async def _find(self, sha256s: Sequence[bytes]) -> list[Bearer | None]:
@@ -53,14 +76,25 @@ class Tokens:
         return [found.get(digest) for digest in sha256s]
 
 
-async def identify(context: Context, tokens: Tokens, request_headers: Mapping[str, str]) -> Sender:
+async def identify(
+    context: Context,
+    tokens: Tokens,
+    request_headers: Mapping[str, str],
+    *,
+    may_assume: bool = False,
+) -> Sender:
     """Return the peer that a request's Authorization proves.
+
+    `may_assume`: who takes the message judges a token that was good a moment ago.
 
     Raises Unauthenticated when there is none of a kind that we take (decision P13), Forbidden
     when it proves nobody, Unavailable when it cannot be judged now.
     """
     scheme, credential = headers.credential(request_headers)
-    if scheme == "token":
+    digest: bytes | None = None
+    if scheme == "token" and may_assume and (known := tokens.lately(credential)):
+        digest, bearer = known
+    elif scheme == "token":
         bearer = await tokens.bearer(credential)
     elif scheme == "bearer" and context.issuer is not None:
         bearer = await _by_issuer(context, credential)
@@ -72,6 +106,7 @@ async def identify(context: Context, tokens: Tokens, request_headers: Mapping[st
         peer_id=bearer.peer_id,
         base_url=bearer.base_url,
         dialect=dialects.read(bearer.service_props),
+        assumed_sha256=digest,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from psycopg import AsyncConnection
@@ -21,6 +21,7 @@ class Inbound:
     """One authenticated request of a peer. `operation` is verb and wire name.
 
     `body` is in standard form already; `dialect` tells what else is different with this peer.
+    `assumed_sha256`: the hash of a token that is to be judged yet.
     """
 
     peer_id: int
@@ -29,6 +30,7 @@ class Inbound:
     correlation_id: str | None
     body: bytes
     dialect: Dialect = STRICT
+    assumed_sha256: bytes | None = field(default=None, repr=False)
 
     @property
     def noted_as(self) -> str:

@@ -20,6 +20,7 @@ from fpd.flows.together import Together
 from fpd.oscp import messages
 from fpd.store import forecasts as store
 from fpd.store import intake
+from fpd.store.db import retried
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Intake:
             )
         )
 
+    @retried
     async def _take(self, arrived: Sequence[Arrived]) -> list[Exception | None]:
         """Keep those that may be kept, with all they cause, in one transaction."""
         context = self._context
@@ -70,6 +72,7 @@ class Intake:
                 conn,
                 keys=[one.key for one in arrived],
                 groups={one.group_key for one in arrived},
+                tokens={t for one in arrived if (t := one.inbound.assumed_sha256) is not None},
                 now=now,
             )
             judge = _Judge(looked, now)
@@ -116,6 +119,9 @@ class _Judge:
             return refusal
 
     def _accepted(self, one: Arrived) -> Accepted | None:
+        token = one.inbound.assumed_sha256
+        if token is not None and self._looked.tokens.get(token) != one.inbound.peer_id:
+            raise Forbidden("the token is not known or no longer valid")
         peer = self._looked.peers.get(one.inbound.peer_id)
         if peer is None or not peer.enabled:
             raise Forbidden("this peer is disabled")

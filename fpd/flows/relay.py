@@ -49,29 +49,11 @@ async def adjust(
         if peer is None:
             return
         _check_sender(peer)
-        group = await _group(conn, peer, message.group_id, now)
-        answered = await _answered(conn, inbound)
+        group = await group_of(conn, peer.id, message.group_id, now)
+        answered = await answered_forecast(conn, inbound)
         if answered is not None and answered.group_id != group.group_id:
             answered = None
-        await _pass_on(
-            conn,
-            inbound,
-            group,
-            to=group.provider_id if answered is None else answered.sender_id,
-            operation="adjust_group_capacity_forecast",
-            correlation_id=None if answered is None else answered.sender_request_id,
-            blocks=blocks,
-            now=now,
-        )
-        await events.record(
-            conn,
-            kind="forecast.adjustment_wished",
-            at=now,
-            user_id=peer.user_id,
-            peer_id=peer.id,
-            group_id=group.group_id,
-            data={"type": message.type},
-        )
+        await owe_wish(conn, inbound, message, group, answered=answered, blocks=blocks, now=now)
     context.bells.delivery()
     log.info("forecast.adjustment_wished", peer=inbound.peer_id, group=message.group_id)
 
@@ -87,42 +69,93 @@ async def compliance_error(
     """
     now = context.clock()
     blocks = await checked_blocks(message.forecasted_blocks or ())
-    reason = message.message[:_LONGEST_TOLD].replace("\0", "")  # jsonb knows no NUL
     async with context.db.transaction() as conn, open_link(context, conn, inbound, now) as peer:
         if peer is None:
             return
         _check_sender(peer)
-        answered = await _answered(conn, inbound)
+        answered = await answered_forecast(conn, inbound)
         if answered is None:
             raise Malformed("X-Correlation-ID: expected the id of a forecast that we sent you")
-        group = await _group(conn, peer, answered.identifier, now)
-        await _pass_on(
-            conn,
-            inbound,
-            group,
-            to=answered.sender_id,
-            operation="group_capacity_compliance_error",
-            correlation_id=answered.sender_request_id,
-            blocks=blocks,
-            now=now,
-        )
-        await events.record(
-            conn,
-            kind="forecast.declared_impossible",
-            at=now,
-            user_id=peer.user_id,
-            peer_id=peer.id,
-            group_id=group.group_id,
-            data={"message": reason, "blocks": len(blocks)},
-        )
+        group = await group_of(conn, peer.id, answered.identifier, now)
+        await owe_error(conn, inbound, message, group, answered=answered, blocks=blocks, now=now)
     context.bells.delivery()
     log.warning(
         "forecast.declared_impossible",
         peer=inbound.peer_id,
         group=group.group_id,
         forecast=answered.sender_request_id,
-        reason=reason,
+        reason=_told(message),
     )
+
+
+async def owe_wish(
+    conn: AsyncConnection,
+    inbound: Inbound,
+    message: messages.AdjustGroupCapacityForecast,
+    group: Addressee,
+    *,
+    answered: PassedOn | None,
+    blocks: Sequence[Block],
+    now: datetime,
+) -> str:
+    """Owe the provider an optimizer's wish; return the id under which it will hear it."""
+    request_id = await _pass_on(
+        conn,
+        inbound,
+        group,
+        to=group.provider_id if answered is None else answered.sender_id,
+        operation="adjust_group_capacity_forecast",
+        correlation_id=None if answered is None else answered.sender_request_id,
+        blocks=blocks,
+        now=now,
+    )
+    await events.record(
+        conn,
+        kind="forecast.adjustment_wished",
+        at=now,
+        user_id=group.user_id,
+        peer_id=inbound.peer_id,
+        group_id=group.group_id,
+        data={"type": message.type},
+    )
+    return request_id
+
+
+async def owe_error(
+    conn: AsyncConnection,
+    inbound: Inbound,
+    message: messages.GroupCapacityComplianceError,
+    group: Addressee,
+    *,
+    answered: PassedOn,
+    blocks: Sequence[Block],
+    now: datetime,
+) -> str:
+    """Owe the provider what an optimizer cannot keep; return the id under which it hears it."""
+    request_id = await _pass_on(
+        conn,
+        inbound,
+        group,
+        to=answered.sender_id,
+        operation="group_capacity_compliance_error",
+        correlation_id=answered.sender_request_id,
+        blocks=blocks,
+        now=now,
+    )
+    await events.record(
+        conn,
+        kind="forecast.declared_impossible",
+        at=now,
+        user_id=group.user_id,
+        peer_id=inbound.peer_id,
+        group_id=group.group_id,
+        data={"message": _told(message), "blocks": len(blocks)},
+    )
+    return request_id
+
+
+def _told(message: messages.GroupCapacityComplianceError) -> str:
+    return message.message[:_LONGEST_TOLD].replace("\0", "")  # jsonb knows no NUL
 
 
 def _check_sender(peer: Peer) -> None:
@@ -130,8 +163,11 @@ def _check_sender(peer: Peer) -> None:
         raise Forbidden("only a capacity optimizer may say this to a flexibility provider")
 
 
-async def _group(conn: AsyncConnection, peer: Peer, identifier: str, now: datetime) -> Addressee:
-    group = await forecasts.find_group(conn, peer_id=peer.id, identifier=identifier, now=now)
+async def group_of(
+    conn: AsyncConnection, peer_id: int, identifier: str, now: datetime
+) -> Addressee:
+    """Return the peer's group of that identifier. Raises Unknown when it may not be spoken of."""
+    group = await forecasts.find_group(conn, peer_id=peer_id, identifier=identifier, now=now)
     if group is None:
         raise Unknown(f"group_id: no group {identifier!r} of yours")
     if not group.enabled:
@@ -139,7 +175,8 @@ async def _group(conn: AsyncConnection, peer: Peer, identifier: str, now: dateti
     return group
 
 
-async def _answered(conn: AsyncConnection, inbound: Inbound) -> PassedOn | None:
+async def answered_forecast(conn: AsyncConnection, inbound: Inbound) -> PassedOn | None:
+    """Return the message of ours that the sender correlates its own with, None: none."""
     if inbound.correlation_id is None:
         return None
     return await outbox.passed_on(
@@ -157,7 +194,7 @@ async def _pass_on(
     correlation_id: str | None,
     blocks: Sequence[Block],
     now: datetime,
-) -> None:
+) -> str:
     """Owe the provider the optimizer's bytes until the last block ends, but for 24 h at least.
 
     Interpretation: what we have accepted is worth knowing also when its blocks have passed.
@@ -176,3 +213,4 @@ async def _pass_on(
         sender_request_id=inbound.request_id,
     )
     await outbox.owe(conn, [owed], now=now)
+    return owed.request_id

@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 
 from fpd.flows.context import Context
-from fpd.store import control, devices, events, inbox, outbox, publications, segments, streams
+from fpd.store import (
+    control,
+    devices,
+    events,
+    inbox,
+    instructions,
+    outbox,
+    publications,
+    segments,
+    streams,
+)
 
 # X-Request-IDs are remembered this long (design §7).
 _IDS = timedelta(hours=24)
@@ -22,6 +32,7 @@ async def step(context: Context) -> bool:
         await inbox.forget(conn, before=now - _IDS)
         await segments.forget(conn, before=now - _IDS)
         await outbox.forget(conn, before=now - _SETTLED)
+        await instructions.forget(conn, before=now - _SETTLED)
         await events.forget(conn, before=now - _HISTORY)
         await devices.forget_commands(conn, before=now - _HISTORY)
         await control.forget_envelopes(conn, before=now - _HISTORY)

@@ -26,11 +26,16 @@ _objects: Final = msgspec.json.Decoder(_Object)
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+def are_told(headers: Mapping[str, str]) -> bool:
+    """Tell whether a request says that it is a segment, in whatever way."""
+    return INDEX in headers or COUNT in headers
+
+
 def read(headers: Mapping[str, str]) -> Place | None:
     """Return the place of a segment, None for a message that comes whole. Raises Malformed."""
-    index, count = headers.get(INDEX), headers.get(COUNT)
-    if index is None and count is None:
+    if not are_told(headers):
         return None
+    index, count = headers.get(INDEX), headers.get(COUNT)
     place = Place(_integer(INDEX, index), _integer(COUNT, count))
     if not 1 <= place.count <= MOST:
         raise Malformed(f"{COUNT}: expected 1 to {MOST}")

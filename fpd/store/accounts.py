@@ -10,7 +10,7 @@ import hashlib
 import secrets
 import string
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
@@ -20,6 +20,8 @@ from fpd.store.vault import Vault
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 20
 _SECRET_BYTES = 32
+NOTED_EVERY = timedelta(minutes=1)
+"""That a token was used is noted no more often, so that most requests only read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,16 @@ class Bearer:
 
     user_id: int
     token_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """A valid token as those need it who judge what was signed with its secret."""
+
+    user_id: int
+    token_id: str
+    secret_sealed: bytes
+    last_used_at: datetime | None
 
 
 def sha256(bearer: str) -> bytes:
@@ -109,10 +121,7 @@ async def revoke_token(conn: AsyncConnection, *, id: str, now: datetime) -> bool
 async def find_by_bearer(
     conn: AsyncConnection, *, bearer_sha256: bytes, now: datetime
 ) -> Bearer | None:
-    """Return whose token this is, or None when it is unknown or revoked.
-
-    That it was used is noted at most once a minute, so that most requests only read.
-    """
+    """Return whose token this is, or None when it is unknown or revoked. Notes that it was used."""
     cursor = conn.cursor(row_factory=class_row(Bearer))
     await cursor.execute(
         """
@@ -125,10 +134,29 @@ async def find_by_bearer(
                set last_used_at = %(now)s
               from found
              where t.id = found.id
-               and (t.last_used_at is null or t.last_used_at <= %(now)s - interval '1 minute')
+               and (t.last_used_at is null or t.last_used_at <= %(noted)s)
         )
         select user_id, id as token_id from found
         """,
-        {"sha256": bearer_sha256, "now": now},
+        {"sha256": bearer_sha256, "now": now, "noted": now - NOTED_EVERY},
     )
     return await cursor.fetchone()
+
+
+async def find_signer(conn: AsyncConnection, *, id: str) -> Signer | None:
+    """Return a token by its id, which proves nothing; None when it is unknown or revoked."""
+    cursor = conn.cursor(row_factory=class_row(Signer))
+    await cursor.execute(
+        """
+        select user_id, id as token_id, secret_sealed, last_used_at
+          from access_token
+         where id = %s and revoked_at is null
+        """,
+        (id,),
+    )
+    return await cursor.fetchone()
+
+
+async def note_use(conn: AsyncConnection, *, id: str, now: datetime) -> None:
+    """Note that a token was used."""
+    await conn.execute("update access_token set last_used_at = %s where id = %s", (now, id))

@@ -83,6 +83,15 @@ async def find_group(
     return found_groups(await cursor.fetchall()).get(key)
 
 
+async def was_sent(conn: AsyncConnection, *, group_id: int, peer_id: int, request_id: str) -> bool:
+    """Tell whether the peer has sent a forecast for the group under this id."""
+    cursor = await conn.execute(
+        "select from forecast where group_id = %s and peer_id = %s and request_id = %s limit 1",
+        (group_id, peer_id, request_id),
+    )
+    return await cursor.fetchone() is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """A forecast as it was kept; its blocks are in its body."""

@@ -31,9 +31,11 @@ _HEARD_AGAIN = timedelta(seconds=1)
 class Looked:
     """All that decides about some forecasts. The peers are locked until the transaction ends.
 
-    `noted` holds what came before and the hash of what it said; `ids` are new ones, rising.
+    `noted` holds what came before and the hash of what it said; `ids` are new ones, rising;
+    `tokens` tells whose each one is that is valid.
     """
 
+    tokens: dict[bytes, int]
     peers: dict[int, Peer]
     noted: dict[Key, bytes]
     groups: dict[forecasts.Key, Addressee]
@@ -46,6 +48,7 @@ async def look(
     *,
     keys: Sequence[Key],
     groups: Collection[forecasts.Key],
+    tokens: Collection[bytes],
     now: datetime,
 ) -> Looked:
     """Note that these peers spoke, and return what decides about what they said."""
@@ -66,6 +69,13 @@ async def look(
             """,
             {"ids": peer_ids, "now": now, "before": now - _HEARD_AGAIN},
         )
+        owners = await conn.execute(
+            """
+            select sha256, peer_id from peer_token
+             where sha256 = any(%b::bytea[]) and (valid_until is null or valid_until > %b)
+            """,
+            (list(tokens), now),
+        )
         noted = await conn.execute(
             """
             select k.peer_id, k.request_id, m.body_sha256,
@@ -85,6 +95,7 @@ async def look(
         peers = {peer.id: peer for peer in await heard.fetchall()}
         said = await noted.fetchall()
         return Looked(
+            tokens={bytes(row[0]): row[1] for row in await owners.fetchall()},
             peers=peers,
             noted={(row[0], row[1]): bytes(row[2]) for row in said if row[2] is not None},
             groups=forecasts.found_groups(await addressed.fetchall()),

@@ -92,7 +92,10 @@ class Message:
 _SHOWN: Final = """
     o.id, o.peer_id, p.name as peer_name, p.role, o.operation, o.request_id, o.correlation_id,
     o.group_id, coalesce(o.outcome, 'owed') as state, o.attempts, o.status, o.error, o.created_at,
-    o.due_at, o.expires_at, o.settled_at, o.sender_id, o.sender_request_id
+    greatest(o.due_at,
+             (select nullif(l.due_at, 'infinity') from lane as l
+               where o.settled_at is null and l.peer_id = o.peer_id and l.name = o.lane)) as due_at,
+    o.expires_at, o.settled_at, o.sender_id, o.sender_request_id
 """
 
 

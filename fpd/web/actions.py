@@ -1,4 +1,4 @@
-"""What an operator has us do with a peer: register, shake hands, leave, hand out a new token.
+"""What an operator has us do with a peer: register, shake hands, leave, pause, a new first token.
 
 `POST /api/v1/oscp/capacity-providers/{id}/register` and so on, for capacity-optimizers too. 202
 means owed: what comes of it is in `/api/v1/status` and in the events. Errors are
@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from fpd.domain.entities import Role
 from fpd.errors import Malformed, Unknown
-from fpd.flows import initiative
+from fpd.flows import initiative, pausing
 from fpd.web.body import json_body, unambiguous
 from fpd.web.credentials import authenticate
 from fpd.web.keys import CONTEXT
@@ -47,6 +47,8 @@ def routes() -> Iterable[web.RouteDef]:
         "token": _reset_token,
         "handshake": _shake_hands,
         "unregister": _unregister,
+        "pause": _pause,
+        "resume": _resume,
     }
     for entities, role in _ROLES.items():
         for name, act in actions.items():
@@ -87,6 +89,18 @@ async def _shake_hands(request: web.Request, peer: dict[str, Any]) -> web.Respon
 
 async def _unregister(request: web.Request, peer: dict[str, Any]) -> web.Response:
     await initiative.unregister(request.app[CONTEXT], **peer)
+    return _owed()
+
+
+async def _pause(request: web.Request, peer: dict[str, Any]) -> web.Response:
+    """Neither hear the peer nor speak to it until it is resumed."""
+    await pausing.peer(request.app[CONTEXT], **peer, enabled=False)
+    return _owed()
+
+
+async def _resume(request: web.Request, peer: dict[str, Any]) -> web.Response:
+    """Hear the peer again and speak to it."""
+    await pausing.peer(request.app[CONTEXT], **peer, enabled=True)
     return _owed()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from typing import Any
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 
@@ -13,7 +14,9 @@ from fpd.errors import FpdError, Malformed
 
 _PATIENCE_S = 30
 _DEEPEST = 32
-_LARGE = 65_536
+_MOST_FIELDS = 10_000
+LARGE = 65_536
+"""Bytes; more than these are read beside the event loop."""
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -43,13 +46,40 @@ async def json_body(request: web.Request, *, empty_allowed: bool = False) -> byt
     is_json = kind in ("", "application/json") or kind.endswith("+json")
     if not is_json and (request.can_read_body or not empty_allowed):
         raise NotJson("Content-Type: expected application/json")
+    return shallow(await whole_body(request))
+
+
+async def whole_body(request: web.Request) -> bytes:
+    """Return the body's bytes, whatever they are; they can be asked for again.
+
+    Raises TooSlow, Undecodable, and aiohttp's HTTPRequestEntityTooLarge.
+    """
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            body = await request.read()
+            return await request.read()
     except TimeoutError:
         raise TooSlow("the body did not arrive in time") from None
     except web.RequestPayloadError:
         raise Undecodable("the body does not fit its Content-Encoding") from None
+
+
+def is_form(request: web.Request) -> bool:
+    """Tell whether the body says that it is a form's fields."""
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return kind == "application/x-www-form-urlencoded"
+
+
+def form_fields(body: bytes) -> list[tuple[str, str]]:
+    """Return the fields of a form, in order. Raises Malformed when they are too many."""
+    try:
+        text = body.decode("utf-8", "replace")
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise Malformed(f"expected at most {_MOST_FIELDS} fields") from None
+
+
+def shallow(body: bytes) -> bytes:
+    """Return JSON that is not nested too deeply. Raises Undecodable."""
     if _is_deep(body):
         raise Undecodable(f"the body is nested more than {_DEEPEST} levels deep")
     return body
@@ -63,10 +93,17 @@ def _is_deep(body: bytes) -> bool:
     """
     if body.count(b"[") + body.count(b"{") <= _DEEPEST:
         return False
-    left = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
+    left = _without_strings(body).translate(None, _NO_BRACKETS)
     for _ in range(_DEEPEST):
         left = left.replace(b"[]", b"").replace(b"{}", b"")
     return left.count(b"[") + left.count(b"{") > 0
+
+
+def _without_strings(body: bytes) -> bytes:
+    """Return what stands between the strings of a JSON text."""
+    if b"\\" in body:
+        return _STRING.sub(b"", body)
+    return b"".join(body.split(b'"')[::2])
 
 
 async def unambiguous(body: bytes) -> bytes:
@@ -75,7 +112,7 @@ async def unambiguous(body: bytes) -> bytes:
     Interpretation: RFC 8259 leaves open what such an object means, and what we keep and pass on
     must mean the same to everybody. What is no JSON at all is for others to judge.
     """
-    if len(body) > _LARGE:
+    if len(body) > LARGE:
         await asyncio.to_thread(_read, body)
     else:
         _read(body)

@@ -6,13 +6,18 @@ Interpretation: decision M3, every way to have no usable credential is a 401.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from aiohttp import web
 
 from fpd.errors import Unauthenticated
 from fpd.store import accounts
+from fpd.web import signatures
 from fpd.web.keys import CONTEXT
 from fpd.web.limits import LIMITS
+
+CHALLENGE: Final = "Bearer, SNWS2"
+"""What a 401 asks for: WWW-Authenticate."""
 
 _LONGEST = 4096
 
@@ -46,7 +51,7 @@ async def _bearer(request: web.Request, credential: str) -> accounts.Bearer:
     return token
 
 
-# Request signing (SNWS2) joins here.
 _SCHEMES: Mapping[str, Callable[[web.Request, str], Awaitable[accounts.Bearer]]] = {
-    "bearer": _bearer
+    "bearer": _bearer,
+    "snws2": signatures.signer,
 }

@@ -98,6 +98,7 @@ class Limits:
         self._monotonic = monotonic
         self._requests = Buckets(rate_s=settings.rate_per_token_s, burst=settings.rate_burst)
         self._failures = Failures(most=settings.failed_auth_per_min)
+        self._claims = Failures(most=settings.failed_auth_per_min)
 
     def anonymous(self, request: web.Request) -> None:
         """Count a request that brings no credential, whatever it asks for. Raises TooMany."""
@@ -110,20 +111,30 @@ class Limits:
         """Return who `identity` says the sender is, unless that is asked too often.
 
         Raises what `identity` raises; TooMany in place of Unauthenticated and Forbidden once the
-        sender's address has failed too often, and when a known sender exceeds its rate.
+        sender's address has failed too often, or many addresses with the token that it claims to
+        have, and when a known sender exceeds its rate.
         """
         try:
             who = await identity
-        except (Forbidden, Unauthenticated):
-            self._refuse(
-                self._failures.add(site(request.remote), now_s=self._monotonic()),
-                "too many failed credentials from this address",
-            )
+        except (Forbidden, Unauthenticated) as error:
+            self._failed(request, error)
             raise
         self._refuse(
             self._requests.take(who, now_s=self._monotonic()), "too many requests: slow down"
         )
         return who
+
+    def _failed(self, request: web.Request, error: Forbidden | Unauthenticated) -> None:
+        """Count a failure; an address that has failed too often makes no token look guessed."""
+        now_s = self._monotonic()
+        self._refuse(
+            self._failures.add(site(request.remote), now_s=now_s),
+            "too many failed credentials from this address",
+        )
+        if isinstance(error, Unauthenticated) and error.claimed is not None:
+            self._refuse(
+                self._claims.add(error.claimed, now_s=now_s), "too many failed credentials"
+            )
 
     @staticmethod
     def _refuse(wait_s: float, message: str) -> None:

@@ -6,7 +6,7 @@ A user sees what goes to peers of its own. Bodies that hold a token are never sh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -144,7 +144,7 @@ def said(body: bytes | None) -> dict[str, Any]:
         return {"body": text}
 
 
-def page(rows: list[dict[str, Any]], following: int | None) -> web.Response:
+def page(rows: Sequence[Any], following: int | None) -> web.Response:
     """Return one page of a list; `following`: the cursor of the next, None: this was the last."""
     return success({"returnedResultCount": len(rows), "results": rows, "next": following})
 

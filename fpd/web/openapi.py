@@ -18,8 +18,8 @@ from aiohttp import web
 from fpd import __version__
 from fpd.flows.registration import VERSION
 from fpd.oscp import messages
-from fpd.web import actions, oscp
-from fpd.web.manage import openapi_schemas
+from fpd.web import actions, groups, openapi_groups, oscp
+from fpd.web.manage import instructions, openapi_schemas
 from fpd.web.manage.entity import Entity
 
 Schema = dict[str, Any]
@@ -100,6 +100,32 @@ _WHY: Final[Mapping[int, str]] = {
     501: "no common version",
     503: "something we depend on is away: see Retry-After",
 }
+_INSTRUCTION: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "integer"},
+        "topic": {"type": "string"},
+        "state": {"enum": ["Queuing", "Executing", "Completed", "Declined"]},
+        "resultParameters": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+    "required": ["id", "topic", "state", "resultParameters"],
+}
+# The same may come as a form or in the query: `parameters[0].name=…&parameters[0].value=…`.
+_PARAMETERS: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "nodeId": {"type": ["integer", "null"], "minimum": 1},
+        "params": {"type": "object", "additionalProperties": {"type": "string"}},
+        "parameters": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
+                "required": ["name", "value"],
+            },
+        },
+    },
+}
 _SECURITY: Final[Schema] = {
     "oscp": {
         "type": "apiKey",
@@ -117,7 +143,15 @@ _SECURITY: Final[Schema] = {
         "scheme": "bearer",
         "description": "from `fpd token create`",
     },
+    "signature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Authorization",
+        "description": "`SNWS2 Credential=…,SignedHeaders=…,Signature=…`: SolarNetwork's request "
+        "signature with the id and secret from `fpd token create`",
+    },
 }
+_MANAGEMENT: Final[list[Schema]] = [{"management": []}, {"signature": []}]
 
 
 def route(others: Sequence[web.RouteDef]) -> web.RouteDef:
@@ -136,7 +170,12 @@ def route(others: Sequence[web.RouteDef]) -> web.RouteDef:
 def document(routes: Iterable[web.RouteDef]) -> Schema:
     """Return the OpenAPI document of these routes."""
     _, components = msgspec.json.schema_components(
-        [*_MESSAGES.values(), actions.RegisterWith], ref_template=_REF + "{name}"
+        [
+            *_MESSAGES.values(),
+            actions.RegisterWith,
+            *openapi_groups.SHOWN,
+        ],
+        ref_template=_REF + "{name}",
     )
     # Without it the answer is 501, which no schema of OSCP's tells.
     ours = {"properties": {"version": {"const": VERSION}}}
@@ -183,6 +222,11 @@ def _operation(route: web.RouteDef) -> Schema:
     entity = _entity(route)
     if entity is not None:
         return operation | _managed(route, entity, operation["parameters"])
+    if route.path.startswith(instructions.PREFIX):
+        return operation | _instructed(route)
+    if route.path.startswith(groups.PREFIX):
+        told = _own(route)
+        return operation | told | openapi_groups.described(route, told, operation["parameters"])
     return operation | _own(route)
 
 
@@ -248,7 +292,7 @@ def _managed(route: web.RouteDef, entity: Entity, parameters: list[Schema]) -> S
         "tags": [entity.noun],
         "summary": f"{work.__name__.replace('_', ' ')}: {entity.noun}",
         "parameters": parameters,
-        "security": [{"management": []}],
+        "security": _MANAGEMENT,
         "responses": {
             "201" if work.__name__ == "create" else "200": _answer(
                 {
@@ -274,12 +318,28 @@ def _managed(route: web.RouteDef, entity: Entity, parameters: list[Schema]) -> S
     return described
 
 
+def _instructed(route: web.RouteDef) -> Schema:
+    shown = {"type": "object", "properties": {"success": {"const": True}, "data": _INSTRUCTION}}
+    described: Schema = {
+        "tags": ["instructions"],
+        "security": _MANAGEMENT,
+        "responses": {
+            "200": _answer({**shown, "required": ["success", "data"]}),
+            **_refusals("Refused", 400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
+        },
+    }
+    if route.method == "GET":
+        id = {"type": "integer", "minimum": 1}
+        return described | {"parameters": [{"name": "id", "in": "query", "schema": id}]}
+    return described | _body(_PARAMETERS, required=False)
+
+
 def _own(route: web.RouteDef) -> Schema:
     """fpd's own doors: actions, status, page, health."""
     open_to_all = route.path in ("/healthz", "/readyz", "/openapi.json") or "." in route.path
     described: Schema = {
         "tags": ["fpd"],
-        "security": [] if open_to_all else [{"management": []}],
+        "security": [] if open_to_all else _MANAGEMENT,
         "responses": {
             **_good(route),
             **_refusals("Message", 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503),

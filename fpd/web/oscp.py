@@ -62,6 +62,7 @@ async def _said(request: web.Request, sender: Sender) -> Inbound:
         correlation_id=ids.correlation_id,
         body=await json_body(request, empty_allowed=request.method == "DELETE"),
         dialect=sender.dialect,
+        assumed_sha256=sender.assumed_sha256,
     )
 
 
@@ -76,7 +77,9 @@ def _standard(said: Inbound, sender: Sender, now: datetime) -> Inbound:
     return said if body is said.body else replace(said, body=body)
 
 
-def _answering(take: Take) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _answering(
+    take: Take, *, judges_token: bool = False
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return a handler that gives a message, once it is whole, to `take` and answers 204.
 
     When `take` names a message that we owe back, it is released once the answer is out.
@@ -84,8 +87,10 @@ def _answering(take: Take) -> Callable[[web.Request], Awaitable[web.StreamRespon
 
     async def handler(request: web.Request) -> web.StreamResponse:
         context = request.app[CONTEXT]
+        may_assume = judges_token and not segments.are_told(request.headers)
         sender = await request.app[LIMITS].authenticated(
-            request, identify(context, request.app[TOKENS], request.headers)
+            request,
+            identify(context, request.app[TOKENS], request.headers, may_assume=may_assume),
         )
         place = segments.read(request.headers)
         said = await _said(request, sender)
@@ -152,7 +157,9 @@ def routes() -> Iterable[web.RouteDef]:
         web.post(f"{PREFIX}/handshake_acknowledge", acknowledge),
         *(web.post(f"{PREFIX}/{spelling}", acknowledge) for spelling in ACKNOWLEDGE_SPELLINGS),
         web.post(f"{PREFIX}/heartbeat", _door(messages.Heartbeat, heartbeat.receive)),
-        web.post(f"{PREFIX}/update_group_capacity_forecast", _answering(_forecast)),
+        web.post(
+            f"{PREFIX}/update_group_capacity_forecast", _answering(_forecast, judges_token=True)
+        ),
         web.post(
             f"{PREFIX}/adjust_group_capacity_forecast",
             _door(messages.AdjustGroupCapacityForecast, relay.adjust),

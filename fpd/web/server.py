@@ -15,7 +15,19 @@ from fpd.flows.identify import Tokens
 from fpd.flows.intake import Intake
 from fpd.flows.loop import Loop
 from fpd.oscp.headers import CORRELATION_ID, REQUEST_ID
-from fpd.web import actions, dashboard, health, history, manage, messages, openapi, oscp, status
+from fpd.web import (
+    actions,
+    by_hand,
+    dashboard,
+    groups,
+    health,
+    history,
+    manage,
+    messages,
+    openapi,
+    oscp,
+    status,
+)
 from fpd.web.body import NotJson, TooSlow
 from fpd.web.connections import SERVER
 from fpd.web.health import LOOPS
@@ -46,7 +58,7 @@ _BODY_LEFT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TO
 
 
 def _routes() -> tuple[web.RouteDef, ...]:
-    rooms = (oscp, manage, actions, messages, history, status, health, dashboard)
+    rooms = (oscp, manage, actions, groups, by_hand, messages, history, status, health, dashboard)
     routes = [route for room in rooms for route in room.routes()]
     return (*routes, openapi.route(routes))
 

@@ -134,7 +134,7 @@ def _newest(messages: Sequence[Forecast], peer_id: int, phase: Phase, at: dateti
 def test_what_is_spent_never_matters_again(
     said: list[Forecast], terms: Terms, online: bool, hours: int
 ) -> None:
-    said = sorted(said, key=lambda message: (message.received_at, message.id))
+    said = sorted(said, key=lambda message: message.id)
     terms = replace(terms, overlap=Overlap.NEWEST_WINS)
     gone = spent(said, at=NOW)
     left = [one for one in said if one not in gone]

@@ -187,7 +187,11 @@ class House:
         request_id = f"{type_}-{self.clock().timestamp()}-{watts}"
         async with self.db.transaction() as conn:
             looked = await intake.look(
-                conn, keys=[(peer_id, request_id)], groups=[(peer_id, "group")], now=self.clock()
+                conn,
+                keys=[(peer_id, request_id)],
+                groups=[(peer_id, "group")],
+                tokens=[],
+                now=self.clock(),
             )
             new = intake.New(
                 id=looked.ids[0],

@@ -26,7 +26,7 @@ from flows.measured_site import Site
 from fpd.flows import measurements
 from fpd.store.db import Database
 
-LEASE_S = 20
+LEASE_S = 13
 
 
 @pytest.fixture
@@ -76,6 +76,31 @@ async def test_the_claims_of_a_dead_daemon_are_taken_over_when_its_lease_ends(
     first.clock.move(1)
     again = [s for s in await second.works() if s.operation == DOOR]
     assert again == lost, "the same ids and the same bytes in the same order"
+
+
+async def test_a_token_that_was_good_a_moment_ago_ends_everywhere_at_once(
+    two: tuple[LinkedDaemon, LinkedDaemon],
+) -> None:
+    first, second = two
+    old = token(first)
+    for number, daemon in enumerate((first, second, first, second)):
+        assert await daemon.hears(DOOR, forecast([(number, number + 1, 1)]), token=old) == 204
+    assert await second.hears("register", register(PROVIDER, "t2"), token=old) == 204
+    await second.works()
+    new = token(first)
+    for number, daemon in enumerate((first, second)):
+        said = forecast([(10 + number, 11 + number, 1)])
+        assert await daemon.hears(DOOR, said, token=old) == 403, "shake hands first"
+    assert await second.hears("handshake", behaviour(), token=new) == 204
+    for number, daemon in enumerate((first, second)):
+        said = forecast([(20 + number, 21 + number, 1)])
+        assert await daemon.hears(DOOR, said, token=old) == 403, "its successor has been used"
+        assert await daemon.hears(DOOR, said, token=new) == 204
+    assert (
+        await first.hears("register", register(PROVIDER, "t3"), token=new, method="DELETE") == 204
+    )
+    for daemon in (first, second):
+        assert await daemon.hears(DOOR, forecast([(30, 31, 1)]), token=new) == 403
 
 
 async def test_each_message_and_heartbeat_is_sent_by_one_of_them(

@@ -61,6 +61,7 @@ def test_every_command_takes_a_configuration_and_explains_itself() -> None:
         *("run", "demo", "check-config", "migrate", "status", "translate", "sim"),
         *("token create", "token list", "token revoke"),
         *("messages list", "messages show", "messages replay"),
+        *("oscp groups explain", "oscp groups forecasts", "oscp groups envelopes"),
         *(
             f"oscp {peers} {act}"
             for peers in ("providers", "optimizers")

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from support.crowd import lapse
 from support.daemon import Daemon, make_site
 from support.messages import forecast
 from support.peer import RecordingPeer
@@ -50,7 +51,7 @@ async def test_the_first_token_is_dead_once_the_new_one_was_used(daemon: Daemon)
 
 
 async def test_an_accepted_forecast_reaches_an_optimizer_that_was_down(
-    daemon: Daemon,
+    daemon: Daemon, database_url: str
 ) -> None:
     """The optimizer is away and the daemon is killed between the 204 and the delivery."""
     site = await make_site(daemon)
@@ -67,9 +68,10 @@ async def test_an_accepted_forecast_reaches_an_optimizer_that_was_down(
         )
         assert status == 204, said
         await daemon.kill()
+        await lapse(database_url)
         await daemon.start()
         async with RecordingPeer("co", port=port) as co:
-            forwarded = await co.hears("update_group_capacity_forecast", within_s=40)
+            forwarded = await co.hears("update_group_capacity_forecast")
             assert forwarded.body == sent
             assert forwarded.headers["x-request-id"] != "f-1"
             # The link is as it was: nobody had to register or shake hands again.

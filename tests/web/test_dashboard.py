@@ -255,7 +255,7 @@ async def test_who_may_not_look_is_told_how(look: Lookout) -> None:
     await a_site(look)
     async with look.client.get("/", headers={"Test-Remote": "192.0.2.7"}) as answer:
         assert answer.status == 401
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.headers["WWW-Authenticate"] == "Bearer, SNWS2"
         assert "Content-Security-Policy" in answer.headers
         page = Page(await answer.text())
     assert "ssh -L 8484:127.0.0.1:8484" in page.text

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fpd import __version__
 from fpd.errors import Forbidden, Unauthenticated, Unavailable
+from fpd.web.credentials import CHALLENGE
 from fpd.web.dashboard import words
 from fpd.web.dashboard.attention import attention, breach_of
 from fpd.web.dashboard.gauge import gauge
@@ -55,7 +56,7 @@ async def _page(request: web.Request) -> web.Response:
         if isinstance(error, Forbidden):
             status = HTTPStatus.FORBIDDEN
         response = _html("no_entry.html", {"reason": str(error)}, status)
-        response.headers["WWW-Authenticate"] = "Bearer"
+        response.headers["WWW-Authenticate"] = CHALLENGE
         return response
     except Unavailable as error:
         response = _html("away.html", {"reason": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)

@@ -2,6 +2,7 @@
 
 `tables` says what entities are made of and `fields` what their properties may be; `views` and
 `settings` do the same with every kind, `peers` and `groups` add what only theirs needs.
+`instructions` is a door of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import partial
 
 from aiohttp import web
 
-from fpd.web.manage import settings, views
+from fpd.web.manage import instructions, settings, views
 from fpd.web.manage.answers import ROOT, say_no
 from fpd.web.manage.groups import ASSET, GROUP, GROUP_SETTINGS, USER_SETTINGS
 from fpd.web.manage.peers import OPTIMIZER, PROVIDER
@@ -22,7 +23,7 @@ PREFIX = f"{ROOT}api/v1/sec/user/oscp"
 
 
 def routes() -> Iterable[web.RouteDef]:
-    """Return the endpoints of the document.
+    """Return the endpoints of the document, and those of instructions.
 
     The document's "DELETE" for a group's assets list is a slip: it is a GET.
     """
@@ -46,3 +47,4 @@ def routes() -> Iterable[web.RouteDef]:
         yield web.get(item, partial(views.view, entity))
         yield web.put(item, partial(views.update, entity))
         yield web.delete(item, partial(views.delete, entity))
+    yield from instructions.routes()

@@ -13,6 +13,7 @@ from aiohttp import web
 from fpd import errors
 from fpd.store.entities import InUse
 from fpd.web.body import NotJson, TooSlow
+from fpd.web.credentials import CHALLENGE
 from fpd.web.manage.refusals import Fault, Invalid, Refused, Taken, Unreadable
 
 log = structlog.get_logger()
@@ -90,7 +91,7 @@ def _refusal(error: Exception, message: str) -> web.Response:
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     if status is HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = CHALLENGE
     return _json(body, status, headers)
 
 

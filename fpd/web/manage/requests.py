@@ -60,7 +60,7 @@ def _not_json(constant: str) -> NoReturn:
 def path_id(request: web.Request, name: str) -> int:
     """Return an id out of the path. Raises Absent for what no id can be."""
     try:
-        return _bounded(request.match_info[name], 1, MOST)
+        return whole_number(request.match_info[name], 1, MOST)
     except Malformed:
         raise absent(name) from None
 
@@ -90,7 +90,7 @@ def wanted_page(request: web.Request) -> Page | None:
     def number(name: str, default: int, least: int, most: int) -> int:
         text = request.query.get(name, str(default))
         try:
-            return _bounded(text, least, most)
+            return whole_number(text, least, most)
         except Malformed as error:
             faults.append(Fault(f"query.{name}", str(error)))
             return default
@@ -101,7 +101,8 @@ def wanted_page(request: web.Request) -> Page | None:
     return page
 
 
-def _bounded(text: str, least: int, most: int) -> int:
+def whole_number(text: str, least: int, most: int) -> int:
+    """Return a number that is written in digits. Raises Malformed."""
     if text.isascii() and text.isdecimal() and len(text) <= len(str(most)):
         number = int(text)
         if least <= number <= most:
