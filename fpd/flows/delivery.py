@@ -89,9 +89,11 @@ class Delivery:
             if time.monotonic() - self._expired_s >= 1:
                 await outbox.expire(conn, now=now)
                 self._expired_s = time.monotonic()
-            taken = await lanes.take(conn, now=now, lease=_LEASE, limit=limit, per_peer=_PER_PEER)
+            taken, more = await lanes.take(
+                conn, now=now, lease=_LEASE, limit=limit, per_peer=_PER_PEER
+            )
             if not taken:
-                return False
+                return more
             self._idle += taken  # so that they are given back, should we not come to serve them
             waiting: dict[lanes.Lane, list[Message]] = {lane.key: [] for lane in taken}
             for message in await lanes.firsts(
@@ -103,7 +105,7 @@ class Delivery:
             if messages := waiting[lane.key]:
                 self._in_flight += 1
                 context.spawn(self._serve(lane, messages), name=f"{lane.name} of {lane.peer_id}")
-        return len(taken) == limit
+        return more
 
     async def drain(self) -> None:
         """Write down the last answers; called once nothing is in flight any more."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from fpd.store.reach import Reach
 
@@ -45,13 +45,14 @@ class Taken(Reach):
 
 async def take(
     conn: AsyncConnection, *, now: datetime, lease: timedelta, limit: int, per_peer: int
-) -> list[Taken]:
+) -> tuple[list[Taken], bool]:
     """Take due lanes, longest due first; at most `limit` are looked at, `per_peer` of one peer.
 
+    Return them, and whether more may be due: behind many that are put off others may wait.
     Lanes other than that of the link wait until the peer is online. Of a peer that does not
     answer only one is taken, when its time has come.
     """
-    cursor = conn.cursor(row_factory=class_row(Taken))
+    cursor = conn.cursor(row_factory=dict_row)
     await cursor.execute(
         """
         with due as (
@@ -90,7 +91,6 @@ async def take(
                p.secrets_sealed
           from put
           join peer as p on p.id = put.peer_id
-         where put.leased_until is not null
         """,
         {
             "now": now,
@@ -101,7 +101,9 @@ async def take(
             "crowded": now + _CROWDED,
         },
     )
-    return await cursor.fetchall()
+    looked_at = await cursor.fetchall()
+    taken = [Taken(**row) for row in looked_at if row["leased_until"] is not None]
+    return taken, len(looked_at) == limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

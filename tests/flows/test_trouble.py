@@ -267,7 +267,8 @@ async def test_a_registration_goes_on_wherever_it_was_cut_off(scene: Scene) -> N
         async with scene.context.db.connection() as conn:
             lease = timedelta(seconds=30)
             now = scene.now[0]
-            assert await lanes.take(conn, now=now, lease=lease, limit=10, per_peer=8)
+            taken, _ = await lanes.take(conn, now=now, lease=lease, limit=10, per_peer=8)
+            assert taken
         scene.wait(seconds=31)
         cut_off = Delivery(scene.context)
         await cut_off.step()

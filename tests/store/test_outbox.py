@@ -51,7 +51,7 @@ def owed(request_id: str, *, peer_id: int = 1, lane: str = "group:1", **changes:
 async def taken(
     conn: AsyncConnection, *, now: datetime = NOON, limit: int = 100, per_peer: int = 1000
 ) -> list[Taken]:
-    return await lanes.take(conn, now=now, lease=LEASE, limit=limit, per_peer=per_peer)
+    return (await lanes.take(conn, now=now, lease=LEASE, limit=limit, per_peer=per_peer))[0]
 
 
 async def firsts(
@@ -224,3 +224,16 @@ async def test_a_handshake_wakes_what_waits(conn: AsyncConnection) -> None:
     assert await taken(conn, now=NOON) == []
     await lanes.wake(conn, peer_id=1, now=NOON)
     assert await claimed(conn) == ["f"]
+
+
+async def test_lanes_of_those_who_are_away_hold_back_nobody_behind_them(
+    conn: AsyncConnection,
+) -> None:
+    earlier = NOON - timedelta(minutes=1)
+    away = [owed(f"a{n}", peer_id=2, lane=f"group:{n}", due_at=earlier) for n in range(7)]
+    await outbox.owe(conn, [*away, owed("here")], now=NOON)
+    passes: list[tuple[list[str], bool]] = []
+    while not passes or passes[-1][1]:
+        some, more = await lanes.take(conn, now=NOON, lease=LEASE, limit=3, per_peer=8)
+        passes.append(([m.request_id for m in await firsts(conn, some)], more))
+    assert passes == [([], True), ([], True), (["here"], False)]
