@@ -23,6 +23,7 @@ class Metrics:
             registry=registry,
             buckets=_LATENCIES_S,
         )
+        self._answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.dropped = Counter(
             "fpd_http_connections_dropped",
             "Connections closed for their slowness (late) or to make room (full)",
@@ -80,3 +81,13 @@ class Metrics:
         # process
         self.up = Gauge("fpd_up", "1 while what is named can be used", ["part"], registry=registry)
         self.passes = Counter("fpd_loop_passes", "Passes of the loops", ["loop"], registry=registry)
+
+    def answered(self, route: str, status: int, took_s: float) -> None:
+        """Count an answer. Labels are looked up once: that costs more than to count."""
+        series = self._answers.get((route, status))
+        if series is None:
+            series = self.requests.labels(route, str(status)), self.request_s.labels(route)
+            self._answers[route, status] = series
+        count, seconds = series
+        count.inc()
+        seconds.observe(took_s)

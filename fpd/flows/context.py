@@ -29,6 +29,7 @@ class Bells:
     """Which loop to ring when something was owed to it. Set by the app; until then silent."""
 
     delivery: Callable[[], None] = field(default=lambda: None)
+    settling: Callable[[], None] = field(default=lambda: None)
     publishing: Callable[[], None] = field(default=lambda: None)
     control: Callable[[], None] = field(default=lambda: None)
     heartbeats: Callable[[], None] = field(default=lambda: None)

@@ -58,6 +58,12 @@ class Tried:
     def settled(self) -> bool:
         return self.answer.verdict is Verdict.DELIVERED or self.refused
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing follows from it but that the next message may go."""
+        delivered = self.answer.verdict is Verdict.DELIVERED
+        return delivered and self.message.lane != outbox.LINK and not self.lane.silences
+
 
 class Delivery:
     """The lanes in the hands of this process, and the answers not yet written down."""
@@ -71,16 +77,7 @@ class Delivery:
         self._expired_s = 0.0
 
     async def step(self) -> bool:
-        """Take lanes that are due, start serving them, settle what was answered."""
-        await asyncio.sleep(max(self._rested_s + _BREATH_S - time.monotonic(), 0))
-        try:
-            more = await self._take()
-            return await self._settle() or more
-        finally:
-            self._rested_s = time.monotonic()
-
-    async def _take(self) -> bool:
-        """Start serving lanes; True if there may be more of them."""
+        """Take lanes that are due and start serving them; True if there may be more of them."""
         context, now = self._context, self._context.clock()
         limit = min(_AT_ONCE, _IN_FLIGHT - self._in_flight)
         if limit <= 0:
@@ -94,22 +91,50 @@ class Delivery:
             )
             if not taken:
                 return more
-            self._idle += taken  # so that they are given back, should we not come to serve them
             waiting: dict[lanes.Lane, list[Message]] = {lane.key: [] for lane in taken}
-            for message in await lanes.firsts(
-                conn, lanes=list(waiting), now=now, most=_RUN, bytes_=_RUN_BYTES
-            ):
-                waiting[message.peer_id, message.lane].append(message)
-        self._idle = [lane for lane in self._idle if not waiting.get(lane.key)]
+            try:
+                for message in await lanes.firsts(
+                    conn, lanes=list(waiting), now=now, most=_RUN, bytes_=_RUN_BYTES
+                ):
+                    waiting[message.peer_id, message.lane].append(message)
+            finally:
+                self._idle += [lane for lane in taken if not waiting[lane.key]]
         for lane in taken:
             if messages := waiting[lane.key]:
                 self._in_flight += 1
                 context.spawn(self._serve(lane, messages), name=f"{lane.name} of {lane.peer_id}")
+        if self._idle:
+            context.bells.settling()
         return more
+
+    async def settle(self) -> bool:
+        """Write down every answer; they are kept in memory while the database is away.
+
+        Killed before that, a message is sent again under the same id: at least once.
+        """
+        await asyncio.sleep(max(self._rested_s + _BREATH_S - time.monotonic(), 0))
+        plain = [one for one in self._tried if one.is_plain]
+        others = [one for one in self._tried if not one.is_plain]
+        idle, self._tried, self._idle = self._idle, [], []
+        more = False
+        try:
+            if plain:
+                more = await self._finish(plain)
+                plain = []
+            if others or idle:
+                more = await self._write_down(others, idle) or more
+                others, idle = [], []
+        finally:
+            self._tried[:0] = plain + others
+            self._idle[:0] = idle
+            self._rested_s = time.monotonic()
+        if more:
+            self._context.bells.delivery()
+        return False
 
     async def drain(self) -> None:
         """Write down the last answers; called once nothing is in flight any more."""
-        await self._settle()
+        await self.settle()
 
     async def _serve(self, lane: Taken, messages: Sequence[Message]) -> None:
         """Send one message after the other until one is not taken."""
@@ -134,19 +159,25 @@ class Delivery:
                     break
         finally:
             self._in_flight -= 1
-        self._context.bells.delivery()
+        self._context.bells.settling()
 
     @retried
-    async def _settle(self) -> bool:
-        """Write down every answer in one transaction; kept in memory while the database is away.
+    async def _finish(self, tried: Sequence[Tried]) -> bool:
+        """Write down what was simply taken; True if more may go now in a lane that was served."""
+        async with self._context.db.connection() as conn:
+            return await lanes.finish(
+                conn,
+                [(one.message.id, one.answer.status) for one in tried],
+                [one.lane for one in tried if one.ends],
+                now=self._context.clock(),
+            )
+
+    @retried
+    async def _write_down(self, tried: Sequence[Tried], idle: Sequence[Taken]) -> bool:
+        """Write down answers of all kinds, with all they cause, in one transaction.
 
         True if more may go now in a lane that was served.
-
-        Killed before the commit, a message is sent again under the same id: at least once.
         """
-        tried, idle = self._tried[:], self._idle[:]
-        if not tried and not idle:
-            return False
         now = self._context.clock()
         async with self._context.db.transaction() as conn:
             settled = await lanes.settle(conn, [_settlement(one) for one in tried], now=now)
@@ -155,10 +186,7 @@ class Delivery:
                 if one.message.id in settled:
                     await self._react(conn, one, now)
             async with conn.pipeline():
-                more = await _give_back(conn, tried, idle, now)
-        del self._tried[: len(tried)]
-        del self._idle[: len(idle)]
-        return more
+                return await _give_back(conn, tried, idle, now)
 
     async def _react(self, conn: AsyncConnection, tried: Tried, now: datetime) -> None:
         """Do what the answer to a message of the link changes."""

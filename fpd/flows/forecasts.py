@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import structlog
 from psycopg import AsyncConnection
 
 from fpd.domain.forecast import Forecast, ForecastType
@@ -21,8 +20,6 @@ from fpd.oscp import messages
 from fpd.store.forecasts import Addressee
 from fpd.store.peers import Peer
 from fpd.store.publications import Outlet
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +60,6 @@ async def publish(
         for one in accepted
     ]
     await publishing.owe_forecasts(context, conn, heard, outlets=outlets, now=now)
-
-
-def tell(accepted: Accepted) -> None:
-    """Log one kept forecast."""
-    log.info(
-        "forecast.received",
-        peer=accepted.peer.id,
-        group=accepted.group.group_id,
-        type=accepted.forecast.type,
-        blocks=len(accepted.forecast.blocks),
-        request_id=accepted.inbound.request_id,
-    )
 
 
 def checked_group(

@@ -6,7 +6,7 @@ comes back is told again what is in force) and P20 (ids of ours, mapped both way
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -16,10 +16,12 @@ from psycopg import AsyncConnection
 from fpd.domain.forecast import Forecast
 from fpd.domain.supersede import in_force
 from fpd.flows import blocks
+from fpd.flows.context import Context
 from fpd.flows.inbound import Inbound
 from fpd.oscp import dialects
 from fpd.oscp.headers import new_request_id
 from fpd.store import forwards, outbox
+from fpd.store.db import retried
 from fpd.store.forecasts import Addressee
 from fpd.store.forwards import Forwarded
 from fpd.store.outbox import Owed
@@ -48,21 +50,13 @@ class Passing:
         of_provider = self.forecast.peer_id == self.group.provider_id
         return of_provider and self.group.optimizer_id is not None and self.group.optimizer_listens
 
-    @property
-    def replaces(self) -> Forwarded:
-        """Which forecasts it may replace."""
-        return (self.group.group_id, self.forecast.peer_id, self.forecast.type)
-
 
 async def owe(conn: AsyncConnection, passing: Sequence[Passing], *, now: datetime) -> None:
     """Owe optimizers what their groups' providers said, in this order.
 
-    Asks the database only when something still waits there, a switch is on or an id is to be
-    mapped.
+    Asks the database only when a switch is on or an id is to be mapped.
     """
-    heard = [one for one in passing if one.has_listener]
-    await _drop_superseded(conn, [one for one in heard if one.group.optimizer_waits], now)
-    messages = [await _message(conn, one, now) for one in heard]
+    messages = [await _message(conn, one, now) for one in passing if one.has_listener]
     await outbox.owe(conn, told_apart(messages), now=now)
 
 
@@ -99,21 +93,21 @@ def told_apart(together: Sequence[Owed]) -> list[Owed]:
     return apart
 
 
-async def _drop_superseded(
-    conn: AsyncConnection, passing: Sequence[Passing], now: datetime
-) -> None:
-    """Drop what still waits for optimizers and is covered wholly by what came later."""
-    if not passing:
-        return
-    newer: dict[Forwarded, list[Forecast]] = {}
-    for one in passing:
-        newer.setdefault(one.replaces, []).append(replace(one.forecast, id=0))
-    dropped: list[int] = []
-    for key, kept in (await forwards.waiting(conn, of=list(newer), now=now)).items():
-        still = {m.id for m in in_force([*map(blocks.read, kept), *newer[key]], at=now)}
-        dropped += [message.id for message in kept if message.id not in still]
+@retried
+async def drop_superseded(context: Context, of: Collection[Forwarded]) -> None:
+    """Drop what still waits for optimizers and is covered wholly by what came later.
+
+    Once what came later is kept: whoever is killed in between has the older sent before the newer.
+    """
+    now = context.clock()
+    async with context.db.transaction() as conn:
+        dropped: list[int] = []
+        for kept in (await forwards.waiting(conn, of=of, now=now)).values():
+            still = {message.id for message in in_force([blocks.read(one) for one in kept], at=now)}
+            dropped += [message.id for message in kept if message.id not in still]
+        if dropped:
+            await forwards.drop(conn, ids=dropped, now=now)
     if dropped:
-        await forwards.drop(conn, ids=dropped, now=now)
         log.info("forecasts.superseded", messages=len(dropped))
 
 

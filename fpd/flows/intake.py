@@ -1,36 +1,43 @@
 """What comes often comes together: forecasts of many peers share trips and commits.
 
-Each is judged on its own, as if it had come alone; what they share is the cost.
+Each is judged on its own, as if it had come alone; what they share is the cost. Plain ones are
+judged and kept by one statement of the database, the others here, in a transaction.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from fpd.domain.forecast import Block, Forecast
+import structlog
+
+from fpd.domain.forecast import Forecast
 from fpd.errors import Forbidden, FpdError, Malformed
-from fpd.flows import blocks, forecasts, liveness
+from fpd.flows import blocks, forecasts, forwarding, liveness
 from fpd.flows.context import Context
 from fpd.flows.forecasts import Accepted
 from fpd.flows.inbound import Inbound
 from fpd.flows.together import Together
 from fpd.oscp import messages
+from fpd.oscp.headers import new_request_id
 from fpd.store import forecasts as store
-from fpd.store import intake
+from fpd.store import intake, plain
 from fpd.store.db import retried
+from fpd.store.forwards import Forwarded
+
+log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Arrived:
     """A forecast that can be read; what it may be is not yet decided."""
 
     inbound: Inbound
     message: messages.UpdateGroupCapacityForecast
-    blocks: tuple[Block, ...]
     sha256: bytes
+    ends_at: datetime
 
     @property
     def key(self) -> intake.Key:
@@ -39,6 +46,20 @@ class Arrived:
     @property
     def group_key(self) -> store.Key:
         return (self.inbound.peer_id, self.message.group_id)
+
+    def replaces(self, group_id: int) -> Forwarded:
+        """Return which forecasts of the same group it may replace."""
+        return (group_id, self.inbound.peer_id, self.message.type)
+
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether nothing about it needs more than `plain.keep` does."""
+        dialect = self.inbound.dialect
+        return (
+            self.inbound.correlation_id is None
+            and dialect.heartbeats
+            and not dialect.lenient_request_id
+        )
 
 
 class Intake:
@@ -52,19 +73,64 @@ class Intake:
         self, inbound: Inbound, message: messages.UpdateGroupCapacityForecast
     ) -> None:
         """Keep a forecast. Raises Malformed, Unknown (no such group), Forbidden (wrong role)."""
+        await blocks.judge(message.forecasted_blocks)
         said = inbound.operation.encode() + b"\0" + inbound.body
-        await self._forecasts.ask(
-            Arrived(
-                inbound,
-                message,
-                await blocks.checked_blocks(message.forecasted_blocks),
-                hashlib.sha256(said).digest(),
-            )
+        ends_at = max(block.end_time for block in message.forecasted_blocks)
+        await self._forecasts.ask(Arrived(inbound, message, hashlib.sha256(said).digest(), ends_at))
+
+    async def _take(self, arrived: Sequence[Arrived]) -> list[Exception | None]:
+        plainly = {one.key: one for one in arrived if one.may_be_plain}
+        kept = await self._take_plain(list(plainly.values())) if plainly else set()
+        others = [one for one in arrived if one not in kept]
+        verdicts = iter(await self._take_judged(others) if others else ())
+        return [None if one in kept else next(verdicts) for one in arrived]
+
+    async def _take_plain(self, arrived: Sequence[Arrived]) -> set[Arrived]:
+        """Keep those that are plain, and return them."""
+        kept = [(arrived[one.position], one) for one in await self._keep_plain(arrived)]
+        for one, done in kept:
+            self._tell(one, done.group_id)
+        await self._follow(
+            owed=any(done.owed for _, done in kept),
+            replacing={one.replaces(done.group_id) for one, done in kept if done.waits},
+            controlled=any(done.controlled for _, done in kept),
         )
+        return {one for one, _ in kept}
 
     @retried
-    async def _take(self, arrived: Sequence[Arrived]) -> list[Exception | None]:
-        """Keep those that may be kept, with all they cause, in one transaction."""
+    async def _keep_plain(self, arrived: Sequence[Arrived]) -> list[plain.Kept]:
+        async with self._context.db.connection() as conn:
+            return await plain.keep(
+                conn, [_plain(one) for one in arrived], now=self._context.clock()
+            )
+
+    async def _take_judged(self, arrived: Sequence[Arrived]) -> list[Exception | None]:
+        """Keep those that may be kept."""
+        verdicts, outlets = await self._keep_judged(arrived)
+        kept = [(a, v) for a, v in zip(arrived, verdicts, strict=True) if isinstance(v, Accepted)]
+        for one, accepted in kept:
+            self._tell(one, accepted.group.group_id)
+        await self._follow(
+            owed=any(accepted.group.optimizer_id is not None for _, accepted in kept),
+            replacing={
+                one.replaces(accepted.group.group_id)
+                for one, accepted in kept
+                if accepted.group.optimizer_waits
+            },
+            controlled=any(accepted.group.controlled for _, accepted in kept),
+        )
+        if outlets:
+            self._context.bells.publishing()
+        return [v if isinstance(v, FpdError) else None for v in verdicts]
+
+    @retried
+    async def _keep_judged(
+        self, arrived: Sequence[Arrived]
+    ) -> tuple[list[Accepted | FpdError | None], bool]:
+        """Keep those that may be kept, with all they cause, in one transaction.
+
+        Return what became of each, and whether datum are owed to the broker.
+        """
         context = self._context
         now = context.clock()
         async with context.db.transaction() as conn:
@@ -89,16 +155,29 @@ class Intake:
             for one in {one.peer.id: one for one in accepted}.values():
                 heard = looked.peers[one.peer.id]
                 await liveness.heard(context, conn, heard, one.inbound, now=now)
-        for one in accepted:
-            context.metrics.messages_in.labels("update_group_capacity_forecast").inc()
-            forecasts.tell(one)
-        if any(one.group.optimizer_id is not None for one in accepted):
-            context.bells.delivery()
+        return verdicts, bool(looked.outlets)
+
+    def _tell(self, one: Arrived, group_id: int) -> None:
+        self._context.metrics.messages_in.labels(forwarding.UPDATE).inc()
+        log.info(
+            "forecast.received",
+            peer=one.inbound.peer_id,
+            group=group_id,
+            type=one.message.type,
+            blocks=len(one.message.forecasted_blocks),
+            request_id=one.inbound.request_id,
+        )
+
+    async def _follow(
+        self, *, owed: bool, replacing: Collection[Forwarded], controlled: bool
+    ) -> None:
+        """Do what kept forecasts ask for beyond being kept."""
+        if replacing:
+            await forwarding.drop_superseded(self._context, replacing)
+        if owed:
+            self._context.bells.delivery()
         if controlled:
-            context.bells.control()
-        if looked.outlets:
-            context.bells.publishing()
-        return [v if isinstance(v, FpdError) else None for v in verdicts]
+            self._context.bells.control()
 
 
 class _Judge:
@@ -137,12 +216,26 @@ class _Judge:
         forecast = Forecast(
             received_at=self._now,
             type=one.message.type,
-            blocks=one.blocks,
+            blocks=blocks.of_wire(one.message.forecasted_blocks),
             id=next(self._ids),
             peer_id=peer.id,
         )
         self.new.append(_new(one, group.group_id, forecast))
         return Accepted(one.inbound, forecast, peer, group)
+
+
+def _plain(one: Arrived) -> plain.Said:
+    return plain.Said(
+        peer_id=one.inbound.peer_id,
+        identifier=one.message.group_id,
+        request_id=one.inbound.request_id,
+        type=one.message.type,
+        body=one.inbound.body,
+        sha256=one.sha256,
+        ends_at=one.ends_at,
+        forward_id=new_request_id(),
+        token=one.inbound.assumed_sha256,
+    )
 
 
 def _new(one: Arrived, group_id: int, forecast: Forecast) -> intake.New:
@@ -157,5 +250,5 @@ def _new(one: Arrived, group_id: int, forecast: Forecast) -> intake.New:
         type=forecast.type,
         body=one.inbound.body,
         sha256=one.sha256,
-        ends_at=max(block.end_at for block in forecast.blocks),
+        ends_at=one.ends_at,
     )

@@ -177,9 +177,14 @@ def plausible(at: datetime, field: str) -> datetime:
     Interpretation: OSCP sets no bounds, but instants at the ends of the calendar can be neither
     converted nor added to, and nobody means them.
     """
-    if not _EARLIEST <= at < _LATEST:
+    if not plausible_span(at, at):
         raise Malformed(f"{field}: expected an instant from 1970 to 2399")
     return at.astimezone(UTC)
+
+
+def plausible_span(start_at: datetime, end_at: datetime) -> bool:
+    """Tell whether what lies from one to the other is `plausible`."""
+    return start_at >= _EARLIEST and end_at < _LATEST
 
 
 def encode(message: Struct) -> bytes:

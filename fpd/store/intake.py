@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, dict_row
@@ -18,13 +18,11 @@ from fpd.domain.forecast import ForecastType
 from fpd.store import forecasts, publications
 from fpd.store.forecasts import Addressee
 from fpd.store.peers import COLUMNS, Peer
+from fpd.store.plain import HEARD_AGAIN
 from fpd.store.publications import Outlet
 
 Key = tuple[int, str]
 """A peer's id and its X-Request-ID."""
-
-# When a peer was last heard is told to the second: a row need not be written more often.
-_HEARD_AGAIN = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +65,7 @@ async def look(
             )
             select {COLUMNS} from locked as peer
             """,
-            {"ids": peer_ids, "now": now, "before": now - _HEARD_AGAIN},
+            {"ids": peer_ids, "now": now, "before": now - HEARD_AGAIN},
         )
         owners = await conn.execute(
             """

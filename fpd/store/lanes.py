@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, dict_row
@@ -48,7 +49,8 @@ async def take(
 ) -> tuple[list[Taken], bool]:
     """Take due lanes, longest due first; at most `limit` are looked at, `per_peer` of one peer.
 
-    Return them, and whether more may be due: behind many that are put off others may wait.
+    Return them, and whether more may be due: behind many that are put off others may wait. A
+    lane is due again when its lease ends; who owes more meanwhile has it due earlier.
     Lanes other than that of the link wait until the peer is online. Of a peer that does not
     answer only one is taken, when its time has come.
     """
@@ -78,7 +80,7 @@ async def take(
               left join unreachable as u on u.peer_id = d.peer_id
         ), put as (
             update lane as l
-               set due_at = coalesce(j.later_at, l.due_at),
+               set due_at = coalesce(j.later_at, %(leased_until)s::timestamptz),
                    leased_until = case when j.later_at is null
                                        then %(leased_until)s::timestamptz end
               from judged as j
@@ -213,6 +215,69 @@ async def settle(
         },
     )
     return {row[0] for row in await cursor.fetchall()}
+
+
+async def finish(
+    conn: AsyncConnection,
+    delivered: Sequence[tuple[int, int | None]],
+    lanes: Sequence[Taken],
+    *,
+    now: datetime,
+) -> bool:
+    """Note messages (id, status) that were delivered and give lanes back, in one statement.
+
+    Return whether any of the lanes is due. What others owe meanwhile is not seen here, but has
+    made its lane due, which stays so.
+    """
+    cursor = await conn.execute(
+        _FINISH,
+        {
+            "now": now,
+            "ids": [id for id, _ in delivered],
+            "statuses": [status for _, status in delivered],
+            "peer_ids": [lane.peer_id for lane in lanes],
+            "names": [lane.name for lane in lanes],
+            "leases": [lane.leased_until for lane in lanes],
+        },
+        prepare=True,
+    )
+    return any([due for (due,) in await cursor.fetchall()])
+
+
+# `held` counts the messages only so that these are locked first.
+_FINISH: Final = """
+    with settled as (
+        update outbox as o
+           set settled_at = %(now)b, outcome = 'delivered', status = s.status, error = null
+          from unnest(%(ids)b::bigint[], %(statuses)b::integer[]) as s (id, status)
+         where o.id = s.id and o.settled_at is null
+        returning o.id
+    ), held as (
+        select lane.peer_id, lane.name, l.leased_until
+          from lane
+          join unnest(%(peer_ids)b::bigint[], %(names)b::text[], %(leases)b::timestamptz[])
+               as l (peer_id, name, leased_until) using (peer_id, name)
+         where (select count(*) from settled) >= 0 and lane.leased_until <= l.leased_until
+         order by lane.peer_id, lane.name
+           for update of lane
+    )
+    update lane
+       set leased_until = null, failures = 0,
+           due_at = least(
+               case when lane.due_at = lane.leased_until then 'infinity' else lane.due_at end,
+               coalesce(
+                   (select o.due_at
+                      from outbox as o
+                     where o.peer_id = lane.peer_id and o.lane = lane.name
+                       and o.settled_at is null and o.id <> all(%(ids)b::bigint[])
+                       and (o.expires_at is null or o.expires_at > %(now)b)
+                     order by o.id
+                     limit 1),
+                   'infinity'))
+      from held
+     where lane.peer_id = held.peer_id and lane.name = held.name
+    returning lane.due_at <= %(now)b
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

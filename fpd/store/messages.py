@@ -94,7 +94,8 @@ _SHOWN: Final = """
     o.group_id, coalesce(o.outcome, 'owed') as state, o.attempts, o.status, o.error, o.created_at,
     greatest(o.due_at,
              (select nullif(l.due_at, 'infinity') from lane as l
-               where o.settled_at is null and l.peer_id = o.peer_id and l.name = o.lane)) as due_at,
+               where o.settled_at is null and l.leased_until is null
+                 and l.peer_id = o.peer_id and l.name = o.lane)) as due_at,
     o.expires_at, o.settled_at, o.sender_id, o.sender_request_id
 """
 

@@ -168,7 +168,7 @@ async def supersede(
                and operation = any(%(operations)s)
             returning attempts
         )
-        update lane set leased_until = null
+        update lane set leased_until = null, due_at = least(due_at, %(now)s)
          where peer_id = %(peer_id)s and name = %(lane)s
            and exists (select from dropped where attempts > 0)
         """,

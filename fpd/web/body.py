@@ -55,6 +55,8 @@ async def whole_body(request: web.Request) -> bytes:
     Raises TooSlow, Undecodable, and aiohttp's HTTPRequestEntityTooLarge.
     """
     try:
+        if request.content.is_eof():
+            return await request.read()
         async with asyncio.timeout(_PATIENCE_S):
             return await request.read()
     except TimeoutError:
@@ -130,6 +132,8 @@ def _read(body: bytes) -> None:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) == len(pairs):
+        return
     names: set[str] = set()
     for name, _ in pairs:
         if name in names:

@@ -37,12 +37,14 @@ _LATE = (
 class Connection(web.RequestHandler):
     """One connection; aiohttp closes it when it is idle for long, all else is bounded here."""
 
-    __slots__ = ("_among", "_timer", "address")
+    __slots__ = ("_among", "_late", "_late_at", "_timer", "address")
 
     def __init__(self, among: Connections, server: web.Server, **settings: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
         self._among = among
         self._timer: asyncio.TimerHandle | None = None
+        self._late_at: float | None = None
+        self._late = self.drop
         self.address = ""
 
     @property
@@ -58,7 +60,9 @@ class Connection(web.RequestHandler):
         self._among.admit(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._within(None, self.drop)
+        self._late_at = None
+        if self._timer is not None:
+            self._timer.cancel()
         self._among.forget(self)
         super().connection_lost(exc)
 
@@ -68,7 +72,7 @@ class Connection(web.RequestHandler):
             return
         if self._messages:
             self._within(self._among.request_s, self.drop)
-        elif self._timer is None:
+        elif self._late_at is None:
             self._within(self._among.head_s, self._too_slow)
 
     async def finish_response(
@@ -116,10 +120,28 @@ class Connection(web.RequestHandler):
             self.transport.abort()
 
     def _within(self, seconds: float | None, late: Callable[[], None]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = None if seconds is None else loop.call_later(seconds, late)
+        """Have `late` called after so many seconds, None: never; what was set before is void.
+
+        A timer that rings too early is wound up again then, so most requests need none.
+        """
+        loop, self._late = self._loop, late
+        self._late_at = None if seconds is None else loop.time() + seconds
+        timer = self._timer
+        if self._late_at is None or (timer is not None and timer.when() <= self._late_at):
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timer = loop.call_at(self._late_at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._late_at is None:
+            return
+        if self._loop.time() < self._late_at:
+            self._timer = self._loop.call_at(self._late_at, self._ring)
+        else:
+            self._late_at = None
+            self._late()
 
     def _too_slow(self) -> None:
         self._among.count("late")

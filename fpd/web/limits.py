@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from aiohttp import web
 
@@ -37,8 +37,7 @@ class _Remembered(OrderedDict[Hashable, V]):
             self.popitem(last=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Level:
+class _Level(NamedTuple):
     """How much a bucket held at `at_s`."""
 
     tokens: float

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
 import structlog
 from aiohttp import HttpVersion11, web
+from yarl import URL
 
 from fpd import errors
 from fpd.flows.context import Context
@@ -119,9 +121,7 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
     if not response.prepared and (broken or response.status in _BODY_LEFT):
         response.force_close()
     route = _route(request)
-    metrics = request.app[CONTEXT].metrics
-    metrics.requests.labels(route, str(response.status)).inc()
-    metrics.request_s.labels(route).observe(time.monotonic() - started_s)
+    request.app[CONTEXT].metrics.answered(route, response.status, time.monotonic() - started_s)
     log.debug("request.answered", method=request.method, route=route, status=response.status)
     return response
 
@@ -157,13 +157,21 @@ async def _limit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
     Raises TooMany; Malformed when nobody could say which URL was asked for.
     """
-    try:
-        _ = request.url
-    except ValueError:
-        raise errors.Malformed("Host: not the name of a host") from None
+    if not _is_host(request.host):
+        raise errors.Malformed("Host: not the name of a host")
     if "Authorization" not in request.headers and request.path not in ("/healthz", "/readyz"):
         request.app[LIMITS].anonymous(request)
     return await handler(request)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_host(host: str) -> bool:
+    """Tell whether a URL can be made of it."""
+    try:
+        URL.build(scheme="http", authority=host)
+    except ValueError:
+        return False
+    return True
 
 
 def _status_of(error: errors.FpdError) -> HTTPStatus:

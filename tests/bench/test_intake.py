@@ -1,8 +1,9 @@
 """Forecasts a second, kept and passed on, beside what the database itself commits.
 
-All figures of a run come from the same server with fsync on; the ratio to single-row commits of
-as many clients (P) is what counts. The load runs in a process of its own and takes its share of
-the machine. Nothing here passes or fails by its speed.
+All figures of a run come from the same server with fsync on. What counts is the ratio to
+single-row commits of as many clients (P), and how near we come to a door that does nothing but
+keep. The load runs in a process of its own and takes its share of the machine. Nothing here
+passes or fails by its speed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,22 @@ class Site:
             await peer.shakes_hands(daemon.url, token, 3600)
         return token, name
 
+    async def bare(self, senders: list[tuple[str, str]], blocks: int) -> None:
+        """Tell what a door does in our place that does nothing but keep."""
+        port = free_port()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(Path(__file__).with_name("bare.py")), str(port), self.url
+        )
+        try:
+            await answers(port)
+            said = await self.load(senders=senders, blocks=blocks, doors=[(HOST, port)])
+            self.tell(f"a bare door, {blocks} blocks", said)
+        finally:
+            process.terminate()
+            await process.wait()
+            with psycopg.connect(self.url, autocommit=True) as conn:
+                conn.execute("drop table bare")
+
     async def load(self, **plan: Any) -> dict[str, Any]:
         doors = [(HOST, int(daemon.url.rpartition(":")[2])) for daemon in self.daemons]
         path = self.folder / "plan.json"
@@ -138,6 +155,17 @@ class Site:
     def tell(self, what: str, said: dict[str, Any]) -> None:
         rate = said["accepted"] / said["took_s"]
         print(f"{what}: {rate:.0f}/s kept, {rate / self.floor:.3f} P, {_ms(said['answered'])}")
+
+
+async def answers(port: int) -> None:
+    """Wait until somebody listens."""
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(HOST, port)
+                writer.close()
+                return
+            await asyncio.sleep(0.05)
 
 
 def _ms(latency: dict[str, float]) -> str:
@@ -167,6 +195,8 @@ async def database(folder: Path) -> AsyncIterator[str]:
 
 async def test_forecasts_kept(site: Site) -> None:
     senders = await site.senders()
+    for blocks in (2, 96):
+        await site.bare(senders, blocks)
     site.tell("2 blocks", await site.load(senders=senders))
     site.tell("96 blocks", await site.load(senders=senders, blocks=96))
     many = [*senders, *(await site.senders()), *(await site.senders()), *(await site.senders())]

@@ -327,6 +327,9 @@ async def owed(database_url: str) -> list[Any]:
 async def lapse(database_url: str) -> None:
     """Let the time pass that claims of the dead are respected for."""
     async with await AsyncConnection.connect(database_url) as conn:
+        await conn.execute(
+            "update lane set due_at = least(due_at, '2000-01-01') where leased_until is not null"
+        )
         await conn.execute("update lane set leased_until = null")
 
 
