@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MANY = 200  # rows
+
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
@@ -29,8 +32,20 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except FpdError as error:
-            click.echo(str(error), err=True)
+            click.echo(_told(error), err=True)
             return ctx.exit(2 if isinstance(error, Misconfigured | Malformed) else 1)
+
+
+def _told(error: FpdError) -> str:
+    """Return what an error says; of a refusal each place that it names."""
+    from fpd.flows.manage.refusals import Refused
+
+    if not isinstance(error, Refused) or not error.faults:
+        return str(error)
+    return "\n".join(
+        printable(f"{fault.location}: {fault.message}" if fault.location else fault.message)
+        for fault in error.faults
+    )
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,6 +56,16 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="FILE",
         type=click.Path(path_type=Path),
         help="The configuration (else $FPD_CONFIG, else /etc/fpd/config.toml, else defaults).",
+    )(command)
+
+
+def user_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--user-id",
+        type=click.IntRange(1, 2**63 - 1),
+        default=1,
+        show_default=True,
+        help="Whose they are.",
     )(command)
 
 
@@ -87,6 +112,8 @@ def at(row: Any, path: str) -> Any:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    if len(rows) > _MANY:
+        return _print_long(title, columns, rows)
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -96,6 +123,31 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         table.add_row(*(Text(printable(value)) for value in row))
     # A file or a pipe has no width: there nothing is folded.
     Console(width=None if sys.stdout.isatty() else 250, highlight=False).print(table)
+
+
+def _print_long(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Print a long table without lines; laying it out in style would take seconds."""
+    texts = [columns, *([printable(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in texts)
+    click.echo("\n".join([*filter(None, [title]), *lines]))
+
+
+def print_entity(shown: Mapping[str, Any]) -> None:
+    """Print an object line by line; what has parts is told by dotted names."""
+    lines = dict(_lines(shown))
+    width = max(map(len, lines), default=0)
+    for name, value in lines.items():
+        click.echo(f"{printable(name):{width}}  {printable(value)}")
+
+
+def _lines(shown: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in shown.items():
+        if isinstance(value, dict) and value:
+            yield from _lines(value, f"{before}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield before + name, text
 
 
 def printable(value: Any) -> str:

@@ -26,10 +26,12 @@ _ENVELOPE = "since until minW maxW optimumW reason forecastIds"
 
 @click.group()
 def groups() -> None:
-    """What capacity groups may do, why, and what is planned.
+    """Capacity groups: what they are, what they may do, why, and what is planned.
 
     \b
     Examples:
+      fpd oscp groups list
+      fpd oscp groups update 1 --disabled
       fpd oscp groups explain 1 --at 2026-01-31T12:00Z
       fpd oscp groups forecasts 1 --view inforce
       fpd oscp groups envelopes 1 --hours 24

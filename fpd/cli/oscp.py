@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from fpd.cli.frame import config_option, in_context, in_database, load, print_table
+from fpd.cli.entities import (
+    ASSETS,
+    GROUPS,
+    OPTIMIZERS,
+    PROVIDERS,
+    Kind,
+    add_commands,
+    entity_of,
+    print_entities,
+    shown,
+)
+from fpd.cli.frame import config_option, in_context, in_database, load
 from fpd.cli.groups import groups
+from fpd.cli.settings import settings
 from fpd.errors import Malformed, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from fpd.config import Config
     from fpd.flows.context import Context
-    from fpd.store import overview
     from fpd.store.db import Database
+    from fpd.store.entities import Connection
 
 T = TypeVar("T")
 
@@ -29,26 +41,34 @@ _LONGEST_TOKEN = 4096
 
 @click.group()
 def oscp() -> None:
-    """The links with capacity providers and capacity optimizers; what groups may do.
+    """Providers, optimizers, groups, assets and settings, as the management API has them.
 
     \b
     Examples:
       fpd oscp providers list
+      fpd oscp providers create --name 'Lines Co.' --enabled
+      fpd oscp groups update 1 --set control.staticImportLimit=11000
+      fpd oscp assets list --group 1 --json
       fpd oscp providers register 1 --token-file first-token
       fpd oscp optimizers handshake 2
       fpd oscp groups explain 1
     """
 
 
-def _peers(name: str, noun: str, role: str) -> click.Group:
+def _peers(kind: Kind, role: str) -> click.Group:
     """Return the commands for the peers of one role."""
+    name, noun = kind.name, kind.noun
     group = click.Group(
         name,
-        help=f"The links with {noun}s. What comes of a command is in `fpd oscp {name} list`.\n\n"
+        help=f"The {noun}s, and the links with them. What comes of a command is in "
+        f"`fpd oscp {name} list`.\n\n"
         f"\b\nExamples:\n  fpd oscp {name} list\n"
+        f"  fpd oscp {name} create --name 'A name' --enabled\n"
+        f"  fpd oscp {name} show 1\n"
         f"  fpd oscp {name} register 1 --token-file - < first-token",
     )
-    group.add_command(_list(name, noun, role))
+    group.add_command(_list(kind, role))
+    add_commands(group, kind, listed=False)
     group.add_command(_register(name, noun, role))
     group.add_command(_token(name, noun, role))
     group.add_command(_handshake(name, noun, role))
@@ -56,31 +76,51 @@ def _peers(name: str, noun: str, role: str) -> click.Group:
     return group
 
 
-def _list(name: str, noun: str, role: str) -> click.Command:
+def _list(kind: Kind, role: str) -> click.Command:
+    name = kind.name
+
     @click.command(
         "list",
-        help=f"Show every {noun}: how its link is, why, and what waits for it.\n\n"
+        help=f"Show every {kind.noun}: how its link is, why, and what waits for it.\n\n"
         f"\b\nExamples:\n  fpd oscp {name} list\n"
+        f"  fpd oscp {name} list --user-id 1 --max 100 --offset 200\n"
         f"  fpd oscp {name} list --json | jq '.[] | select(.link == \"broken\")'",
     )
     @config_option
-    @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-    def command(file: Path | None, as_json: bool) -> None:
+    @click.option("--user-id", type=_ID, help="Of this user; else of all.")
+    @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many first.")
+    @click.option("--max", "limit", type=click.IntRange(1), help="Show at most so many.")
+    @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, with every field.")
+    def command(
+        file: Path | None, user_id: int | None, offset: int, limit: int | None, as_json: bool
+    ) -> None:
         from fpd.store import overview
         from fpd.web.history import document
 
-        async def read(db: Database) -> tuple[overview.Peer, ...]:
+        async def read(db: Database) -> list[dict[str, Any]]:
             async with db.connection() as conn:
-                return await overview.peers(conn, user_id=None)
+                every = await overview.peers(conn, user_id=user_id)
+                peers = [peer for peer in every if peer.role == role][offset:][:limit]
+                fields = await _fields(conn, kind, {peer.user_id for peer in peers})
+            return [document(peer) | fields.get(peer.id, {}) for peer in peers]
 
-        rows = [document(peer) for peer in in_database(load(file), read) if peer.role == role]
-        if as_json:
-            click.echo(json.dumps(rows))
-            return
-        columns = _COLUMNS.split()
-        print_table("", columns, [[row[column] for column in columns] for row in rows])
+        print_entities(in_database(load(file), read), _COLUMNS, as_json=as_json)
 
     return command
+
+
+async def _fields(
+    conn: Connection, kind: Kind, user_ids: Iterable[int | None]
+) -> dict[int, dict[str, Any]]:
+    """Return the peers of these users as the management API shows them, by their ids."""
+    from fpd.store import entities
+
+    entity, found = entity_of(kind), {}
+    for user_id in filter(None, user_ids):
+        async with aclosing(entities.page(conn, entity.table, user_id=user_id)) as rows:
+            async for row in rows:
+                found[row["id"]] = shown(entity, row)
+    return found
 
 
 def _register(name: str, noun: str, role: str) -> click.Command:
@@ -188,6 +228,20 @@ def _read(token_file: TextIO) -> str:
     return token
 
 
+def _assets() -> click.Group:
+    group = click.Group(
+        "assets",
+        help="The assets of capacity groups: what is measured, and which devices obey.\n\n"
+        "\b\nExamples:\n  fpd oscp assets list --group 1\n  fpd oscp assets show 1\n"
+        "  fpd oscp assets update 1 --set control.device=battery-1",
+    )
+    add_commands(group, ASSETS)
+    return group
+
+
+add_commands(groups, GROUPS)
+oscp.add_command(_peers(PROVIDERS, "CapacityProvider"))
+oscp.add_command(_peers(OPTIMIZERS, "CapacityOptimizer"))
 oscp.add_command(groups)
-oscp.add_command(_peers("providers", "capacity provider", "CapacityProvider"))
-oscp.add_command(_peers("optimizers", "capacity optimizer", "CapacityOptimizer"))
+oscp.add_command(_assets())
+oscp.add_command(settings)

@@ -13,6 +13,10 @@ from typing import Final
 from fpd.errors import Malformed
 
 DEFAULT_TEMPLATE: Final = "/oscp/{role}/{action}/{cp}/{co}/{cgIdentifier}"
+PLACEHOLDERS: Final = (
+    "role", "action", "actionCode", "src", "dest", "cp", "cpName", "co", "coName",
+    "cg", "cgIdentifier", "cgName", "forecastType",
+)  # fmt: skip
 LONGEST: Final = 255  # characters; a rendered id must fit into a stream's key
 
 _PLACEHOLDER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
@@ -36,6 +40,25 @@ def action_code(action: str) -> str:
     'ugcf'
     """
     return "".join(letter for letter in action if letter.isupper()).lower()
+
+
+def checked(template: str) -> str:
+    """Return a template whose own text makes a topic of its own accord. Raises Malformed.
+
+    Interpretation: decision M11. What values bring is made harmless by `render`; what is written
+    in the template is told to whoever writes it: wildcards and control characters, levels
+    without a name (a single leading slash is no such level), and what always gives nothing.
+
+    >>> checked("/oscp/{role}/{cg:none}")
+    '/oscp/{role}/{cg:none}'
+    """
+    if _UNFIT.search(template):
+        raise Malformed("must not have +, # or control characters")
+    filled = _PLACEHOLDER.sub("x", template)
+    if "//" in filled or filled.endswith("/"):
+        raise Malformed("must not have empty levels: // or a slash at its end")
+    render(template, dict.fromkeys(PLACEHOLDERS, "x"))
+    return template
 
 
 def render(template: str, values: Mapping[str, str | int | None], *, suffix: str = "") -> str:

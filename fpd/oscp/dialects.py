@@ -202,6 +202,10 @@ def check(name: str, given: Any) -> None:
     """Raise Malformed when `name` is a switch and `given` no value of it."""
     if name in _SWITCHES:
         _SWITCHES[name].read(given)
+    elif name in _REPORTING and given not in _REPORTING[name]:
+        raise Malformed(f"expected one of {', '.join(_REPORTING[name])}")
+    elif name == "group-asset-measurement" and not isinstance(given, int | float):
+        _flag(given)  # Interpretation: a number is one too, as for SolarNetwork: 0 is false
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,11 @@ def _duration(given: Any) -> timedelta:
     return timedelta(seconds=given)
 
 
+# How measurements are reported: read where that is done.
+_REPORTING: Final[Mapping[str, tuple[str, ...]]] = {
+    "measurement-style": ("auto", "continuous", "intermittent"),
+    "group-measurement-entries": ("summed", "per-asset"),
+}
 _SWITCHES: Final[Mapping[str, _Switch]] = {
     "url-paths": _Switch("paths", _paths),
     "handshake-acknowledge-path": _Switch("acknowledge_path", _path),

@@ -11,9 +11,11 @@ import secrets
 import string
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import LiteralString
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
+from psycopg.sql import SQL
 
 from fpd.store.vault import Vault
 
@@ -32,15 +34,17 @@ class NewToken:
     id: str
     secret: str
     bearer: str
+    admin: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRow:
-    """A token as it may be shown. `revoked_at` None: it is valid."""
+    """A token as it may be shown. `admin`: may manage tokens; `revoked_at` None: it is valid."""
 
     id: str
     user_id: int
     name: str | None
+    admin: bool
     created_at: datetime
     last_used_at: datetime | None
     revoked_at: datetime | None
@@ -48,10 +52,11 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """Whom a valid token belongs to, and its id."""
+    """Whom a valid token belongs to, its id, and whether it may manage tokens."""
 
     user_id: int
     token_id: str
+    admin: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +65,14 @@ class Signer:
 
     user_id: int
     token_id: str
+    admin: bool
     secret_sealed: bytes
     last_used_at: datetime | None
+
+
+def is_id(text: str) -> bool:
+    """Tell whether a token could have this id."""
+    return len(text) == _ID_LENGTH and text.isascii() and text.isalnum()
 
 
 def sha256(bearer: str) -> bytes:
@@ -70,25 +81,33 @@ def sha256(bearer: str) -> bytes:
 
 
 async def create_token(
-    conn: AsyncConnection, *, user_id: int, name: str | None, vault: Vault, now: datetime
+    conn: AsyncConnection,
+    *,
+    user_id: int,
+    name: str | None,
+    admin: bool = False,
+    vault: Vault,
+    now: datetime,
 ) -> NewToken:
     """Make a token, and the user's account if it is new."""
     id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH))
     secret = secrets.token_urlsafe(_SECRET_BYTES)
-    made = NewToken(user_id=user_id, id=id, secret=secret, bearer=f"{id}.{secret}")
+    made = NewToken(user_id=user_id, id=id, secret=secret, bearer=f"{id}.{secret}", admin=admin)
     await conn.execute(
         """
         with user_account as (
             insert into account (user_id, created_at) values (%(user_id)s, %(now)s)
             on conflict do nothing
         )
-        insert into access_token (id, user_id, name, bearer_sha256, secret_sealed, created_at)
-        values (%(id)s, %(user_id)s, %(name)s, %(sha256)s, %(sealed)s, %(now)s)
+        insert into access_token
+               (id, user_id, name, admin, bearer_sha256, secret_sealed, created_at)
+        values (%(id)s, %(user_id)s, %(name)s, %(admin)s, %(sha256)s, %(sealed)s, %(now)s)
         """,
         {
             "id": id,
             "user_id": user_id,
             "name": name or None,
+            "admin": admin,
             "sha256": sha256(made.bearer),
             "sealed": vault.seal(secret),
             "now": now,
@@ -97,17 +116,48 @@ async def create_token(
     return made
 
 
-async def list_tokens(conn: AsyncConnection) -> tuple[TokenRow, ...]:
-    """Return every user's tokens, revoked ones too, oldest first."""
+async def ensure(conn: AsyncConnection, *, user_id: int, now: datetime) -> None:
+    """Make the user's account if it is new."""
+    await conn.execute(
+        "insert into account (user_id, created_at) values (%s, %s) on conflict do nothing",
+        (user_id, now),
+    )
+
+
+_SHOWN: LiteralString = "id, user_id, name, admin, created_at, last_used_at, revoked_at"
+
+
+async def list_tokens(
+    conn: AsyncConnection,
+    *,
+    user_id: int | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+) -> tuple[TokenRow, ...]:
+    """Return tokens, revoked ones too, by user, oldest first; `user_id` None: everybody's."""
     cursor = conn.cursor(row_factory=class_row(TokenRow))
     await cursor.execute(
-        """
-        select id, user_id, name, created_at, last_used_at, revoked_at
-          from access_token
-         order by user_id, created_at, id
-        """
+        SQL(
+            """
+            select {shown}
+              from access_token
+             where %(user_id)s::bigint is null or user_id = %(user_id)s
+             order by user_id, created_at, id
+             limit %(limit)s offset %(offset)s
+            """
+        ).format(shown=SQL(_SHOWN)),
+        {"user_id": user_id, "limit": limit, "offset": offset},
     )
     return tuple(await cursor.fetchall())
+
+
+async def find_token(conn: AsyncConnection, *, id: str) -> TokenRow | None:
+    """Return a token as it may be shown, also a revoked one."""
+    cursor = conn.cursor(row_factory=class_row(TokenRow))
+    await cursor.execute(
+        SQL("select {shown} from access_token where id = %s").format(shown=SQL(_SHOWN)), (id,)
+    )
+    return await cursor.fetchone()
 
 
 async def revoke_token(conn: AsyncConnection, *, id: str, now: datetime) -> bool:
@@ -126,7 +176,7 @@ async def find_by_bearer(
     await cursor.execute(
         """
         with found as (
-            select id, user_id, last_used_at
+            select id, user_id, admin, last_used_at
               from access_token
              where bearer_sha256 = %(sha256)s and revoked_at is null
         ), noted as (
@@ -136,7 +186,7 @@ async def find_by_bearer(
              where t.id = found.id
                and (t.last_used_at is null or t.last_used_at <= %(noted)s)
         )
-        select user_id, id as token_id from found
+        select user_id, id as token_id, admin from found
         """,
         {"sha256": bearer_sha256, "now": now, "noted": now - NOTED_EVERY},
     )
@@ -148,7 +198,7 @@ async def find_signer(conn: AsyncConnection, *, id: str) -> Signer | None:
     cursor = conn.cursor(row_factory=class_row(Signer))
     await cursor.execute(
         """
-        select user_id, id as token_id, secret_sealed, last_used_at
+        select user_id, id as token_id, admin, secret_sealed, last_used_at
           from access_token
          where id = %s and revoked_at is null
         """,

@@ -6,10 +6,11 @@ never of a request; every statement is narrowed to one user.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.errors import ForeignKeyViolation, UniqueViolation
@@ -21,6 +22,8 @@ from fpd.errors import Conflict
 
 Row = dict[str, Any]
 Connection = AsyncConnection  # for those who hand one on without knowing the driver
+
+_AT_ONCE = 100  # rows; what is done with them takes a few ms
 
 # The column that was to be unique, by the name of the constraint that said so.
 _UNIQUE = {
@@ -136,13 +139,24 @@ async def page(
     group_id: int | None = None,
     limit: int | None = None,
     offset: int = 0,
-) -> list[Row]:
-    """Return rows by rising id, all of them or those of one group; `limit` None: to the end."""
+    lock: bool = False,
+) -> AsyncGenerator[Row]:
+    """Yield rows by rising id, all of them or those of one group; `limit` None: to the end.
+
+    They are read in pieces, between which others have their turn. Close it when you leave early.
+    With `lock` others cannot change them until the transaction ends.
+    """
     where, parameters = table.where(user_id, _of(group_id))
     statement = SQL("select {} from {} where {} order by {} limit %s offset %s").format(
         table.read(), Identifier(table.name), where, Identifier(table.id)
     )
-    return await (await _execute(conn, statement, [*parameters, limit, offset])).fetchall()
+    if lock:
+        statement += SQL(" for no key update")
+    cursor = conn.cursor(row_factory=dict_row)
+    rows = cursor.stream(statement, [*parameters, limit, offset], size=_AT_ONCE)
+    async with aclosing(cast(AsyncGenerator[Row], rows)):
+        async for row in rows:
+            yield row
 
 
 async def insert(
@@ -199,6 +213,31 @@ async def delete(conn: AsyncConnection, table: Table, *, user_id: int, id: int) 
         return await (await _execute(conn, statement, parameters)).fetchone()
     except ForeignKeyViolation as error:
         raise InUse("a capacity group uses it") from error
+
+
+async def as_of_now(conn: AsyncConnection) -> None:
+    """Let all that this transaction reads be of one instant; it changes nothing."""
+    await conn.execute("set transaction isolation level repeatable read, read only")
+
+
+async def step_aside(conn: AsyncConnection, *, peer_ids: Collection[int]) -> None:
+    """Give up what must be unique among peers, so that they can take it from each other."""
+    await conn.execute(
+        "update peer set base_url = null, service_props = null where id = any(%s)",
+        (list(peer_ids),),
+    )
+
+
+async def groups_of_peer(conn: AsyncConnection, *, peer_id: int) -> tuple[str, ...]:
+    """Return the identifiers of the groups that need a peer."""
+    cursor = await conn.execute(
+        """
+        select identifier from capacity_group where provider_id = %(id)s or optimizer_id = %(id)s
+         order by identifier
+        """,
+        {"id": peer_id},
+    )
+    return tuple(row[0] for row in await cursor.fetchall())
 
 
 async def add_first_token(

@@ -33,6 +33,7 @@ class Peer:
     dead: int = 0
     trouble: str | None = None
     heartbeat_interval_s: float | None = None
+    user_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +158,8 @@ async def peers(conn: AsyncConnection, *, user_id: int | None) -> tuple[Peer, ..
         select p.id, p.role, p.name, p.enabled, p.link, p.link_changed_at, p.last_heard_at,
                p.offline_mode_at, h.sent_at as heartbeat_sent_at,
                coalesce(owed.messages, 0) as owed, p.base_url is null as silent,
-               coalesce(dead.messages, 0) as dead, p.trouble, p.heartbeat_interval_s
+               coalesce(dead.messages, 0) as dead, p.trouble, p.heartbeat_interval_s,
+               p.user_id
           from peer as p
           left join heartbeat_due as h on h.peer_id = p.id
           left join owed on owed.peer_id = p.id

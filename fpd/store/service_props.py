@@ -57,14 +57,16 @@ def split_secrets(
     hidden = {name.lower(): value for name, value in headers.items() if is_credential(name)}
     if hidden:
         old = before.get(HEADERS, {})
+        # A mask without a value, as an import leaves it, is none: nothing is sent in its place.
         secrets[HEADERS] = {
-            name: old[name] if value == MASK and name in old else value
+            name: old[name] if value == MASK else value
             for name, value in hidden.items()
+            if value != MASK or name in old
         }
         shown[HEADERS] = {
             name: MASK if is_credential(name) else value for name, value in headers.items()
         }
-    return shown, vault.seal(msgspec.json.encode(secrets)) if secrets else None
+    return shown, vault.seal(msgspec.json.encode(secrets)) if any(secrets.values()) else None
 
 
 def join_secrets(
@@ -81,9 +83,23 @@ def join_secrets(
     if HEADERS in joined:
         hidden = secrets.get(HEADERS, {})
         joined[HEADERS] = {
-            name: hidden.get(name.lower(), value) for name, value in joined[HEADERS].items()
+            name: hidden.get(name.lower(), value)
+            for name, value in joined[HEADERS].items()
+            if not is_credential(name) or name.lower() in hidden
         }
     return joined
+
+
+def missing_secrets(service_props: Mapping[str, Any] | None) -> list[str]:
+    """Return the names of the secrets that belong to what is shown."""
+    shown = service_props or {}
+    headers = [name for name in shown.get(HEADERS) or {} if is_credential(name)]
+    return ([CLIENT_SECRET] if CLIENT_ID in shown else []) + headers
+
+
+def same_secrets(one: bytes | None, other: bytes | None, vault: Vault) -> bool:
+    """Tell whether two seals hold the same; each sealing looks different."""
+    return _unsealed(one, vault) == _unsealed(other, vault)
 
 
 def _unsealed(sealed: bytes | None, vault: Vault) -> dict[str, Any]:

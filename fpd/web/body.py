@@ -17,6 +17,7 @@ _DEEPEST = 32
 _MOST_FIELDS = 10_000
 LARGE = 65_536
 """Bytes; more than these are read beside the event loop."""
+_ENCODINGS = ("", "identity", "gzip", "deflate")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -52,8 +53,12 @@ async def json_body(request: web.Request, *, empty_allowed: bool = False) -> byt
 async def whole_body(request: web.Request) -> bytes:
     """Return the body's bytes, whatever they are; they can be asked for again.
 
-    Raises TooSlow, Undecodable, and aiohttp's HTTPRequestEntityTooLarge.
+    Raises NotJson for an encoding that nobody knows, TooSlow, Undecodable, and aiohttp's
+    HTTPRequestEntityTooLarge.
     """
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in _ENCODINGS:
+        raise NotJson("Content-Encoding: expected gzip or deflate")
     try:
         if request.content.is_eof():
             return await request.read()

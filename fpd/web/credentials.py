@@ -23,7 +23,12 @@ _LONGEST = 4096
 
 
 async def authenticate(request: web.Request) -> int:
-    """Return the id of the user who sent the request.
+    """Return the id of the user who sent the request; raises as `sender`."""
+    return (await sender(request)).user_id
+
+
+async def sender(request: web.Request) -> accounts.Bearer:
+    """Return with whose token the request was sent: looked up each time, so never a revoked one.
 
     Raises Unauthenticated, and TooMany when the token asks or the address fails too often.
     """
@@ -34,8 +39,7 @@ async def authenticate(request: web.Request) -> int:
     if identify is None:
         raise Unauthenticated(f"Authorization: expected one of {', '.join(_SCHEMES)}")
     limits = request.app[LIMITS]
-    token = await limits.authenticated(request, identify(request, credential.strip()))
-    return token.user_id
+    return await limits.authenticated(request, identify(request, credential.strip()))
 
 
 async def _bearer(request: web.Request, credential: str) -> accounts.Bearer:

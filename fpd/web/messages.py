@@ -149,11 +149,14 @@ def page(rows: Sequence[Any], following: int | None) -> web.Response:
     return success({"returnedResultCount": len(rows), "results": rows, "next": following})
 
 
-def success(data: Any, *, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
-    """Return an answer that nobody keeps a copy of."""
+def success(
+    data: Any, *, status: HTTPStatus = HTTPStatus.OK, location: str | None = None
+) -> web.Response:
+    """Return an answer that nobody keeps a copy of; `location`: where what was made now is."""
+    headers = {} if location is None else {"Location": location}
     return web.Response(
         body=msgspec.json.encode({"success": True, "data": data}),
         status=status,
         content_type="application/json",
-        headers={"Cache-Control": "no-store"},
+        headers={"Cache-Control": "no-store", **headers},
     )

@@ -16,11 +16,11 @@ import msgspec
 from aiohttp import web
 
 from fpd import __version__
+from fpd.flows.manage.entity import Entity
 from fpd.flows.registration import VERSION
 from fpd.oscp import messages
-from fpd.web import actions, groups, openapi_groups, oscp
+from fpd.web import actions, groups, openapi_groups, openapi_tokens, oscp, tokens
 from fpd.web.manage import instructions, openapi_schemas
-from fpd.web.manage.entity import Entity
 
 Schema = dict[str, Any]
 
@@ -151,6 +151,7 @@ _SECURITY: Final[Schema] = {
         "signature with the id and secret from `fpd token create`",
     },
 }
+_OPEN: Final = ("/healthz", "/readyz", "/openapi.json", "/api")
 _MANAGEMENT: Final[list[Schema]] = [{"management": []}, {"signature": []}]
 
 
@@ -174,6 +175,7 @@ def document(routes: Iterable[web.RouteDef]) -> Schema:
             *_MESSAGES.values(),
             actions.RegisterWith,
             *openapi_groups.SHOWN,
+            tokens.TokenWanted,
         ],
         ref_template=_REF + "{name}",
     )
@@ -227,6 +229,9 @@ def _operation(route: web.RouteDef) -> Schema:
     if route.path.startswith(groups.PREFIX):
         told = _own(route)
         return operation | told | openapi_groups.described(route, told, operation["parameters"])
+    if route.path.startswith(tokens.PREFIX):
+        told = _own(route)
+        return operation | told | openapi_tokens.described(route, told, operation["parameters"])
     return operation | _own(route)
 
 
@@ -290,7 +295,7 @@ def _managed(route: web.RouteDef, entity: Entity, parameters: list[Schema]) -> S
     shown = _ref(_name(entity))
     described: Schema = {
         "tags": [entity.noun],
-        "summary": f"{work.__name__.replace('_', ' ')}: {entity.noun}",
+        "summary": f"{work.__name__.replace('listed', 'list').replace('_', ' ')}: {entity.noun}",
         "parameters": parameters,
         "security": _MANAGEMENT,
         "responses": {
@@ -336,7 +341,7 @@ def _instructed(route: web.RouteDef) -> Schema:
 
 def _own(route: web.RouteDef) -> Schema:
     """fpd's own doors: actions, status, page, health."""
-    open_to_all = route.path in ("/healthz", "/readyz", "/openapi.json") or "." in route.path
+    open_to_all = route.path in _OPEN or "." in route.path
     described: Schema = {
         "tags": ["fpd"],
         "security": [] if open_to_all else _MANAGEMENT,

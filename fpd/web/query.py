@@ -29,13 +29,13 @@ class Query:
             raise Malformed(f"query.{name}: expected 1 to 255 characters")
         return text
 
-    def number(self, name: str, *, most: int = _LARGEST) -> int | None:
+    def number(self, name: str, *, least: int = 1, most: int = _LARGEST) -> int | None:
         text = self._given.get(name)
         if text is None:
             return None
-        if text.isascii() and text.isdecimal() and len(text) <= 19 and 1 <= int(text) <= most:
+        if text.isascii() and text.isdecimal() and len(text) <= 19 and least <= int(text) <= most:
             return int(text)
-        raise Malformed(f"query.{name}: expected a whole number from 1 to {most}")
+        raise Malformed(f"query.{name}: expected a whole number from {least} to {most}")
 
     def limit(self) -> int:
         """Return how many rows are wanted: `max`."""

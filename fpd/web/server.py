@@ -29,6 +29,7 @@ from fpd.web import (
     openapi,
     oscp,
     status,
+    tokens,
 )
 from fpd.web.body import NotJson, TooSlow
 from fpd.web.connections import SERVER
@@ -60,8 +61,8 @@ _BODY_LEFT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TO
 
 
 def _routes() -> tuple[web.RouteDef, ...]:
-    rooms = (oscp, manage, actions, groups, by_hand, messages, history, status, health, dashboard)
-    routes = [route for room in rooms for route in room.routes()]
+    rooms = (oscp, manage, actions, groups, by_hand, messages, history, tokens, status, health)
+    routes = [route for room in (*rooms, dashboard) for route in room.routes()]
     return (*routes, openapi.route(routes))
 
 
@@ -98,10 +99,17 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     """Ask for the body, unless its length says already that it will not be taken."""
+    error: web.HTTPException | None = None
     if request.headers["Expect"].lower() != "100-continue":
-        return _no(HTTPStatus.EXPECTATION_FAILED, "Expect: only 100-continue is known", None)
-    if (request.content_length or 0) > request.client_max_size:
-        return _no(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large", None)
+        error = web.HTTPExpectationFailed(reason="Expect: only 100-continue is known")
+    elif (request.content_length or 0) > request.client_max_size:
+        error = web.HTTPRequestEntityTooLarge(
+            max_size=request.client_max_size, actual_size=request.content_length or 0
+        )
+    if error is not None:  # not by the middlewares: they come later
+        if request.path.startswith(manage.ROOT):
+            return manage.refusal(error, _reason(error))
+        return _no(HTTPStatus(error.status), _reason(error), error)
     if request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer itself has not begun

@@ -64,7 +64,7 @@ async def _judged(request: web.Request, claim: snws2.Claim) -> accounts.Bearer:
     else:
         judge()
     await _note_use(context, token, now)
-    return accounts.Bearer(token.user_id, token.token_id)
+    return accounts.Bearer(token.user_id, token.token_id, token.admin)
 
 
 def _judge(

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpd.domain.source_id import DEFAULT_TEMPLATE, LONGEST, action_code, identity, render
+from fpd.domain.source_id import (
+    DEFAULT_TEMPLATE,
+    LONGEST,
+    PLACEHOLDERS,
+    action_code,
+    checked,
+    identity,
+    render,
+)
 from fpd.errors import Malformed
 
 FORECAST: dict[str, str | int | None] = {
@@ -85,3 +93,31 @@ def test_a_leading_slash_makes_no_other_stream() -> None:
 def test_action_codes_are_the_capitals() -> None:
     assert action_code("GroupCapacityComplianceError") == "gcce"
     assert action_code("Heartbeat") == "h"
+
+
+def test_every_placeholder_is_known() -> None:
+    assert set(PLACEHOLDERS) == set(FORECAST)
+
+
+@pytest.mark.parametrize("template", [DEFAULT_TEMPLATE, "a", "{cp}", "/{a:}/b", "/é {nothing:x}"])
+def test_a_template_that_makes_a_topic(template: str) -> None:
+    assert checked(template) == template
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("/a/+", "must not have"),
+        ("/{a:#}", "must not have"),
+        ("/a\0", "must not have"),
+        ("//a", "empty levels"),
+        ("/{cp}//{co}", "empty levels"),
+        ("/a/", "empty levels"),
+        ("/", "empty levels"),
+        ("/{nothing}", "gives 0 characters"),
+        ("x" * (LONGEST + 1), "gives 256 characters"),
+    ],
+)
+def test_a_template_that_would_break_a_topic_is_told(template: str, reason: str) -> None:
+    with pytest.raises(Malformed, match=reason):
+        checked(template)

@@ -61,11 +61,17 @@ def test_every_command_takes_a_configuration_and_explains_itself() -> None:
         *("run", "demo", "check-config", "migrate", "status", "translate", "sim"),
         *("token create", "token list", "token revoke"),
         *("messages list", "messages show", "messages replay"),
+        *("export", "import"),
         *("oscp groups explain", "oscp groups forecasts", "oscp groups envelopes"),
         *(
             f"oscp {peers} {act}"
             for peers in ("providers", "optimizers")
-            for act in ("list", "register", "token", "handshake", "unregister")
+            for act in ("register", "token", "handshake", "unregister")
+        ),
+        *(
+            f"oscp {entities} {act}"
+            for entities in ("providers", "optimizers", "groups", "assets", "settings")
+            for act in ("list", "show", "create", "update", "delete")
         ),
     }
     for name, command in found.items():
@@ -167,8 +173,11 @@ def test_the_life_of_a_token(fpd: Fpd, database_url: str) -> None:
     assert again.returncode == 1
     assert "ZZZZZZZZZZZZZZZZZZZZ" in again.stderr
 
-    shown = token("create", "--user-id", "7").stdout
+    shown = token("create", "--user-id", "8", "--admin").stdout
     assert "bearer" in shown and "not shown again" in shown
+    others = json.loads(token("list", "--user-id", "8", "--json").stdout)
+    assert [(one["userId"], one["admin"], one["revoked"]) for one in others] == [(8, True, None)]
+    assert others[0]["id"] in shown
 
 
 def test_the_embedded_database_serves_commands_beside_the_daemon(fpd: Fpd) -> None:

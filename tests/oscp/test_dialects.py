@@ -71,12 +71,30 @@ def test_a_flag_is_a_truth_value_however_it_is_written(name: str, given: Any, on
         ("handshake-acknowledge-path", "no-slash"),
         ("url-paths", {"Heartbeat": "@evil.example.org"}),
         ("url-paths", "/hb"),
+        ("group-asset-measurement", "maybe"),
+        ("group-asset-measurement", []),
+        ("measurement-style", "sometimes"),
+        ("measurement-style", ["auto"]),
+        ("group-measurement-entries", True),
     ],
 )
 def test_a_value_that_cannot_be_read_is_refused_and_never_a_leniency(name: str, given: Any) -> None:
     with pytest.raises(Malformed, match="expected"):
         dialects.check(name, given)
     assert dialects.read({name: given}) is STRICT
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        *(("group-asset-measurement", given) for given in (True, "No", 0, 2.5)),
+        *(("measurement-style", given) for given in ("auto", "continuous", "intermittent")),
+        *(("group-measurement-entries", given) for given in ("summed", "per-asset")),
+        ("anything-else", object()),
+    ],
+)
+def test_how_measurements_are_reported_can_be_said(name: str, given: Any) -> None:
+    dialects.check(name, given)
 
 
 def test_paths_are_the_peer_s_or_the_standard_s() -> None:

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.daemon import Daemon, MakeDaemon, make_site
+from support.daemon import MANAGE, Daemon, MakeDaemon, make_site
 from support.messages import forecast
 from support.peer import RecordingPeer
 
@@ -241,6 +241,12 @@ async def test_expectations_are_answered_like_everything(daemon: Daemon) -> None
         head, _, body = told[told.rindex(b"HTTP/1.1 ") :].partition(b"\r\n\r\n")
         assert int(head.split()[1]) == status
         assert b"X-Correlation-ID: r-1" in head and list(json.loads(body)) == ["message"]
+        if not invited:  # below /solaruser/ in its own shape
+            raw = raw.replace(b"/oscp/fp/2.0/heartbeat", f"{MANAGE}/assets".encode())
+            told = await spoken(daemon.url, raw)
+            said = json.loads(told.partition(b"\r\n\r\n")[2])
+            assert list(said) == ["success", "code", "message", "errors"]
+            assert told.startswith(b"HTTP/1.1 %d " % status)
     daemon.hang_up()  # no certificate to be read again, and no reason to end
     await daemon.answers("/readyz")
 

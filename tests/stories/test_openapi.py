@@ -47,6 +47,9 @@ def test_every_route_is_described_and_nothing_else() -> None:
     assert {path for _, path in described} >= {
         "/oscp/fp/2.0/register",
         "/solaruser/api/v1/sec/user/oscp/capacity-groups/{groupId}/assets",
+        "/solaruser/api/v1/sec/user/oscp/assets",
+        "/api/v1/tokens/{id}",
+        "/api",
         "/healthz",
         "/openapi.json",
     }
@@ -86,7 +89,7 @@ async def test_the_doors_answer_as_described(make_daemon: MakeDaemon, database_u
     text = daemon.config.read_text()
     daemon.config.write_text(text.replace("[database]", f"{NO_LIMITS}\n[database]"))
     await daemon.start()
-    await daemon.log_in()
+    await daemon.log_in(admin=True)
     site = await make_site(daemon)
     async with RecordingPeer("cp") as cp:
         token = await cp.registers(daemon.url, site.provider_token)

@@ -89,8 +89,9 @@ class Daemon:
         assert process.returncode == 0, err.decode()
         return out.decode()
 
-    async def log_in(self, user_id: int = 1) -> None:
-        text = await self.command("token", "create", "--user-id", str(user_id), "--json")
+    async def log_in(self, user_id: int = 1, *, admin: bool = False) -> None:
+        more = ["--admin"] if admin else []
+        text = await self.command("token", "create", "--user-id", str(user_id), "--json", *more)
         self.bearer = json.loads(text)["bearer"]
 
     async def manage(self, method: str, path: str, body: Any = None) -> Any:

@@ -170,11 +170,13 @@ async def test_names_cannot_bring_code_into_the_page(look: Lookout) -> None:
     assert [address for address in page.addresses if address == "x"] == []
 
 
-@pytest.mark.parametrize("filled", [True, False])
-async def test_the_page_works_offline_under_a_strict_policy(look: Lookout, filled: bool) -> None:
+@pytest.mark.parametrize(("path", "filled"), [("/", True), ("/", False), ("/api", False)])
+async def test_the_pages_work_offline_under_a_strict_policy(
+    look: Lookout, path: str, filled: bool
+) -> None:
     if filled:
         await a_site(look)
-    async with look.client.get("/") as answer:
+    async with look.client.get(path) as answer:
         policy = answer.headers["Content-Security-Policy"]
         page = Page(await answer.text())
     assert policy.startswith("default-src 'none'; ")
@@ -192,6 +194,8 @@ async def test_the_page_works_offline_under_a_strict_policy(look: Lookout, fille
     [
         ("style.css", "text/css"),
         ("live.js", "text/javascript"),
+        ("api.css", "text/css"),
+        ("api.js", "text/javascript"),
         ("icon.svg", "image/svg+xml"),
     ],
 )
@@ -202,6 +206,14 @@ async def test_static_files_say_what_they_are(look: Lookout, name: str, kind: st
         text = await answer.text()
     external = set(re.findall(r"https?://[^\s\"']+", text)) - {"http://www.w3.org/2000/svg"}
     assert external == set()
+
+
+async def test_the_page_of_the_api_is_open_and_leads_to_its_description(look: Lookout) -> None:
+    status, text = await look.get("/api", Test_Remote="203.0.113.9")
+    assert status == 200 and 'data-from="openapi.json"' in text
+    assert 'href="api"' in (await look.get("/"))[1]
+    script = (await look.get("/dashboard/api.js"))[1]
+    assert not re.search("innerHTML|outerHTML|insertAdjacentHTML|document.write|eval", script)
 
 
 async def test_only_what_belongs_to_the_page_is_served(look: Lookout) -> None:

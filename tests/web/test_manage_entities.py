@@ -190,7 +190,7 @@ async def test_what_is_another_user_s_does_not_exist(api: Management, user: User
             assert next(iter(answer.faults)).startswith("path.")
         assert (await user("GET", path)).status == 200
     assert (await stranger("GET", "capacity-groups/1/assets")).status == 404
-    for path in ("capacity-providers", "capacity-optimizers", "capacity-groups"):
+    for path in ("capacity-providers", "capacity-optimizers", "capacity-groups", "assets"):
         assert (await stranger("GET", path)).data == []
     assert (await stranger("GET", "capacity-groups/settings")).data == []
     assert (await stranger("GET", "settings")).body == {"success": True}
@@ -253,6 +253,32 @@ async def test_the_pages_of_a_group_s_assets(user: User) -> None:
         await user("POST", "assets", asset_body(group["configId"], identifier=f"charger-{number}"))
     page = (await user("GET", "capacity-groups/1/assets?max=1&offset=2")).data
     assert (page["totalResults"], page["results"][0]["identifier"]) == (3, "charger-2")
+
+
+async def test_every_list_has_pages_and_its_whole(user: User) -> None:
+    for number in range(3):
+        group = await make_group(user, identifier=f"g{number}")
+        await user("PUT", f"capacity-groups/{group['configId']}/settings", {"nodeId": 1 + number})
+        for asset in range(50):
+            body = asset_body(group["configId"], identifier=f"a{asset}")
+            assert (await user("POST", "assets", body)).status == 201
+    for path, many in (
+        ("capacity-providers", 3),
+        ("capacity-optimizers", 3),
+        ("capacity-groups", 3),
+        ("capacity-groups/settings", 3),
+        ("capacity-groups/2/assets", 50),
+        ("assets", 150),
+    ):
+        whole = (await user("GET", path)).data
+        assert len(whole) == many
+        for offset, most in ((0, 2), (1, 10_000), (many - 1, 1), (many, 5)):
+            page = (await user("GET", f"{path}?max={most}&offset={offset}")).data
+            assert page["results"] == whole[offset:][:most]
+            assert page["totalResults"] == many and page["startingOffset"] == offset
+            assert page["returnedResultCount"] == len(page["results"])
+    ids = [asset["configId"] for asset in (await user("GET", "assets")).data]
+    assert ids == sorted(ids)
 
 
 async def test_control_settings_have_defaults_and_are_shown_last(user: User) -> None:

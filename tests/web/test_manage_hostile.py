@@ -146,12 +146,28 @@ async def test_a_value_that_does_not_fit(user: User, name: str, value: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "template", ["/oscp/+/x", "/oscp/#", "/{a:+}", "/a\n", "/a\x7f", "/\x85", "", "x" * 256, 5]
+    "template",
+    [
+        *("/oscp/+/x", "/oscp/#", "/{a:+}", "/a\n", "/a\0b", "/a\x7f", "/\x85", "", "x" * 256, 5),
+        *("/", "//a", "/a//{cp}", "/{role}//{cp}", "/a/", "{cp}/", "{colour}", "/{colour}"),
+    ],
 )
 async def test_a_source_id_template_that_mqtt_would_misread(user: User, template: Any) -> None:
-    answer = await user("PUT", "settings", {"nodeId": 1, "sourceIdTemplate": template})
-    assert (answer.status, list(answer.faults)) == (422, ["sourceIdTemplate"])
+    await make_group(user)
+    for path in ("settings", "capacity-groups/1/settings"):
+        answer = await user("PUT", path, {"nodeId": 1, "sourceIdTemplate": template})
+        assert (answer.status, list(answer.faults)) == (422, ["sourceIdTemplate"])
     assert (await user("PUT", "settings", {"nodeId": 1, "sourceIdTemplate": "/é {a:b}"})).data
+
+
+@pytest.mark.parametrize(
+    "template", ["/oscp/{role}/{co:none}", "oscp/{cg}", "{cgName}", "/{role}/{colour}", "/{a:}/b"]
+)
+async def test_a_source_id_template_that_makes_a_topic(user: User, template: str) -> None:
+    await make_group(user)
+    for path in ("settings", "capacity-groups/1/settings"):
+        said = (await user("PUT", path, {"nodeId": 1, "sourceIdTemplate": template})).data
+        assert said["sourceIdTemplate"] == template
 
 
 async def test_unknown_properties_and_the_assigned_ones_are_ignored(user: User) -> None:
@@ -220,7 +236,7 @@ async def test_a_guesser_is_slowed_down_and_nobody_else(api: Management, user: U
         ("GET", "/solaruser/", 404),
         ("GET", "capacity-groups/", 404),
         ("DELETE", "capacity-groups", 405),
-        ("GET", "assets", 405),
+        ("PUT", "assets", 405),
         ("POST", "assets/1", 405),
         ("PATCH", "settings", 405),
         ("DELETE", "capacity-groups/1/assets", 405),
@@ -255,6 +271,8 @@ async def test_a_compressed_body_is_read_with_care(api: Management, user: User) 
     small = zlib.compress(b'{"name": "Lines Co."}')
     answer = await user("POST", "capacity-providers", small, Content_Encoding="deflate")
     assert answer.status == 201
+    answer = await user("POST", "capacity-providers", small, Content_Encoding="rot13")
+    assert (answer.status, answer.body["code"]) == (415, "NOT_JSON")
     bomb = zlib.compress(b" " * 50_000_000)
     answer = await user("POST", "capacity-providers", bomb, Content_Encoding="deflate")
     assert answer.status == 413

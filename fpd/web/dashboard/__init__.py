@@ -1,4 +1,7 @@
-"""The status page at `/`: rendered here, refreshed by itself, nothing fetched from elsewhere."""
+"""The pages: the status at `/`, refreshed by itself, and at `/api` every door, to be tried.
+
+Nothing is fetched from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ from fpd.web.status import snapshot, viewer
 _STATIC = {
     "style.css": "text/css",
     "live.js": "text/javascript",
+    "api.css": "text/css",
+    "api.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 _HEADERS = {
@@ -43,6 +48,7 @@ def routes() -> Iterable[web.RouteDef]:
     return (
         web.get("/", _page),
         web.get("/dashboard/live", _live),
+        web.get("/api", _api),
         *(web.get(f"/dashboard/{name}", _static) for name in _STATIC),
     )
 
@@ -68,6 +74,11 @@ async def _page(request: web.Request) -> web.Response:
 async def _live(request: web.Request) -> web.Response:
     """Show the part of the page that changes."""
     return _html("live.html", await _values(request))
+
+
+async def _api(request: web.Request) -> web.Response:
+    """Show what `/openapi.json` describes; what the page asks needs a token as any request does."""
+    return _html("api.html", {})
 
 
 async def _values(request: web.Request) -> dict[str, Any]:

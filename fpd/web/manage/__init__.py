@@ -1,8 +1,7 @@
 """The management API, as SolarNetwork's SolarUser OSCP API: one table per entity drives it all.
 
-`tables` says what entities are made of and `fields` what their properties may be; `views` and
-`settings` do the same with every kind, `peers` and `groups` add what only theirs needs.
-`instructions` is a door of its own.
+The tables, and what a change entails, are in `fpd.flows.manage`; `views` and `settings` are the
+doors to it, the same for every kind. `instructions` is a door of its own.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from functools import partial
 
 from aiohttp import web
 
+from fpd.flows.manage.groups import ASSET, GROUP, GROUP_SETTINGS, USER_SETTINGS
+from fpd.flows.manage.peers import OPTIMIZER, PROVIDER
 from fpd.web.manage import instructions, settings, views
-from fpd.web.manage.answers import ROOT, say_no
-from fpd.web.manage.groups import ASSET, GROUP, GROUP_SETTINGS, USER_SETTINGS
-from fpd.web.manage.peers import OPTIMIZER, PROVIDER
+from fpd.web.manage.answers import ROOT, refusal, say_no
 
-__all__ = ["PREFIX", "routes", "say_no"]
+__all__ = ["PREFIX", "ROOT", "refusal", "routes", "say_no"]
 
 PREFIX = f"{ROOT}api/v1/sec/user/oscp"
 
 
 def routes() -> Iterable[web.RouteDef]:
-    """Return the endpoints of the document, and those of instructions.
+    """Return the endpoints of the document, the list of all assets, and those of instructions.
 
     The document's "DELETE" for a group's assets list is a slip: it is a GET.
     """
@@ -42,8 +41,7 @@ def routes() -> Iterable[web.RouteDef]:
         collection = f"{PREFIX}/{entity.path}"
         item = f"{collection}/{{{entity.id_name}}}"
         yield web.post(collection, partial(views.create, entity))
-        if entity is not ASSET:  # assets are listed by group
-            yield web.get(collection, partial(views.listed, entity))
+        yield web.get(collection, partial(views.listed, entity))
         yield web.get(item, partial(views.view, entity))
         yield web.put(item, partial(views.update, entity))
         yield web.delete(item, partial(views.delete, entity))

@@ -11,10 +11,10 @@ import structlog
 from aiohttp import web
 
 from fpd import errors
+from fpd.flows.manage.refusals import Fault, Invalid, Refused, Taken, Unreadable
 from fpd.store.entities import InUse
 from fpd.web.body import NotJson, TooSlow
 from fpd.web.credentials import CHALLENGE
-from fpd.web.manage.refusals import Fault, Invalid, Refused, Taken, Unreadable
 
 log = structlog.get_logger()
 
@@ -61,19 +61,20 @@ async def say_no(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except errors.FpdError as error:
-        return _refusal(error, str(error))
+        return refusal(error, str(error))
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return _refusal(error, HTTPStatus(error.status).phrase)
+        return refusal(error, HTTPStatus(error.status).phrase)
     except ConnectionResetError:
         raise
     except Exception as error:
         log.exception("request.failed", method=request.method, path=request.path)
-        return _refusal(error, "internal error")
+        return refusal(error, "internal error")
 
 
-def _refusal(error: Exception, message: str) -> web.Response:
+def refusal(error: Exception, message: str) -> web.Response:
+    """Return the answer that tells of an error."""
     status, code = _family(error)
     faults: Sequence[Fault] = error.faults if isinstance(error, Refused) else ()
     body = {

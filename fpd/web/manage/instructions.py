@@ -15,13 +15,13 @@ from aiohttp import web
 
 from fpd.errors import Malformed, TooLarge, Unknown
 from fpd.flows import instructions as flow
+from fpd.flows.manage.fields import MOST
+from fpd.flows.manage.refusals import Absent, Fault, Invalid, Unreadable
 from fpd.store import instructions as store
 from fpd.web.body import LARGE, Undecodable, form_fields, is_form, shallow, unambiguous, whole_body
 from fpd.web.credentials import authenticate
 from fpd.web.keys import CONTEXT
 from fpd.web.manage.answers import success
-from fpd.web.manage.fields import MOST
-from fpd.web.manage.refusals import Absent, Fault, Invalid, Unreadable
 from fpd.web.manage.requests import document, whole_number
 
 PREFIX: Final = "/solaruser/api/v1/sec/instr"

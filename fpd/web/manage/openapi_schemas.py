@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fpd.domain import entities
-from fpd.web.manage import fields
-from fpd.web.manage.fields import MOST, Access, Field, Kind
+from fpd.flows.manage import fields
+from fpd.flows.manage.fields import MOST, Access, Field, Kind
 
 Schema = dict[str, Any]
 

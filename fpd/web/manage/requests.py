@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from fpd.errors import Malformed
+from fpd.flows.manage.fields import MOST
+from fpd.flows.manage.refusals import Fault, Invalid, Unreadable, absent
 from fpd.web.body import Undecodable, json_body
-from fpd.web.manage.fields import MOST
-from fpd.web.manage.refusals import Absent, Fault, Invalid, Unreadable
 
 _LARGEST_PAGE = 10_000
 
@@ -22,15 +22,19 @@ class _Repeated(ValueError):
 
 
 async def document(request: web.Request) -> Mapping[str, Any]:
-    """Return the JSON object in the body.
-
-    Raises Unreadable when it is not JSON or repeats a key, Invalid when it is no object, and
-    what `json_body` raises.
-    """
+    """Return the JSON object in the body. Raises as `read_document` and `json_body`."""
     try:
         raw = await json_body(request)
     except Undecodable as error:
         raise Unreadable(str(error), []) from None
+    return read_document(raw)
+
+
+def read_document(raw: bytes) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises Unreadable when it is not JSON or repeats a key, Invalid when it is no object.
+    """
     try:
         # RFC 8259 says UTF-8; left to itself json would guess at other encodings.
         said = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_not_json)
@@ -63,11 +67,6 @@ def path_id(request: web.Request, name: str) -> int:
         return whole_number(request.match_info[name], 1, MOST)
     except Malformed:
         raise absent(name) from None
-
-
-def absent(name: str) -> Absent:
-    """Return the refusal of an id that the user has not, whoever else may have it."""
-    return Absent("there is nothing with this id", [Fault(f"path.{name}", "is not known")])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,62 +8,46 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from fpd.flows.manage import changes, fields
+from fpd.flows.manage.entity import Entity
+from fpd.flows.manage.groups import GROUP, GROUP_SETTINGS
 from fpd.store import entities
-from fpd.store.db import retried
-from fpd.store.entities import Connection
 from fpd.web.credentials import authenticate
 from fpd.web.keys import CONTEXT
-from fpd.web.manage import fields
 from fpd.web.manage.answers import success
-from fpd.web.manage.entity import Entity
-from fpd.web.manage.groups import GROUP, GROUP_SETTINGS
-from fpd.web.manage.requests import absent, document, path_id
-from fpd.web.manage.views import tell, wanted
+from fpd.web.manage.requests import document, path_id
 
 
 async def view(entity: Entity, request: web.Request) -> web.Response:
     user_id = await authenticate(request)
+    id = _owner(entity, request, user_id)
     async with request.app[CONTEXT].db.connection() as conn:
-        id = await _owner(entity, request, conn, user_id)
+        await changes.owner(conn, entity, user_id, id)
         row = await entities.find(conn, entity.table, user_id=user_id, id=id)
     return success(fields.show(entity.fields, row) if row else None)
 
 
-@retried
 async def update(entity: Entity, request: web.Request) -> web.Response:
     """Set them for the first time, or replace them."""
     user_id = await authenticate(request)
     given = await document(request)
-    context = request.app[CONTEXT]
-    async with context.db.transaction() as conn:
-        id = await _owner(entity, request, conn, user_id)
-        values = await wanted(entity, request, conn, user_id, given, None)
-        row = await entities.insert(
-            conn,
-            entity.table,
-            user_id=user_id,
-            values={**values, entity.table.id: id},
-            now=context.clock(),
-        )
-    tell(request, entity, user_id, id, "updated")
+    row = await changes.put_settings(
+        request.app[CONTEXT],
+        entity,
+        user_id=user_id,
+        id=_owner(entity, request, user_id),
+        given=given,
+    )
     return success(fields.show(entity.fields, row))
 
 
-@retried
 async def delete(entity: Entity, request: web.Request) -> web.Response:
     user_id = await authenticate(request)
-    async with request.app[CONTEXT].db.transaction() as conn:
-        id = await _owner(entity, request, conn, user_id)
-        await entities.delete(conn, entity.table, user_id=user_id, id=id)
-    tell(request, entity, user_id, id, "deleted")
+    id = _owner(entity, request, user_id)
+    await changes.delete_settings(request.app[CONTEXT], entity, user_id=user_id, id=id)
     return success()
 
 
-async def _owner(entity: Entity, request: web.Request, conn: Connection, user_id: int) -> int:
+def _owner(entity: Entity, request: web.Request, user_id: int) -> int:
     """Return whose settings are meant: the user's own, or those of the group in the path."""
-    if entity is not GROUP_SETTINGS:
-        return user_id
-    group_id = path_id(request, GROUP.id_name)
-    if not await entities.exists(conn, GROUP.table, user_id=user_id, id=group_id):
-        raise absent(GROUP.id_name)
-    return group_id
+    return path_id(request, GROUP.id_name) if entity is GROUP_SETTINGS else user_id

@@ -7,7 +7,6 @@ has parts of its own. Everything kept is a text, a number, a truth value, a list
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +14,13 @@ from enum import Enum, StrEnum
 from typing import Any, Final, Protocol
 
 from fpd.config import Oscp
-from fpd.domain import entities
+from fpd.domain import entities, source_id
 from fpd.domain.link import Link
 from fpd.domain.units import MOST_W
 from fpd.errors import Malformed
+from fpd.flows.manage.refusals import Fault, Invalid
 from fpd.oscp.guard import check_url
 from fpd.store.entities import Table
-from fpd.web.manage.refusals import Fault, Invalid
 
 MOST: Final = 2**63 - 1
 _MOST_NAMES: Final = 100
@@ -86,10 +85,6 @@ class Field:
             raise Malformed("is required")
         return self.default
 
-    def show(self, row: Mapping[str, Any]) -> Any:
-        kept = row.get(self.key)
-        return None if kept is None else self.kind.show(kept)
-
 
 def read(
     fields: Sequence[Field], given: Mapping[str, Any], site: Site
@@ -114,8 +109,12 @@ def read(
 
 def show(fields: Sequence[Field], row: Mapping[str, Any]) -> dict[str, Any]:
     """Return an object as it is shown, in the order of its fields."""
-    shown = ((field.name, field.show(row)) for field in fields)
-    return {name: value for name, value in shown if value is not None}
+    shown = {}
+    for field in fields:
+        kept = row.get(field.column or field.name)
+        if kept is not None and (value := field.kind.show(kept)) is not None:
+            shown[field.name] = value
+    return shown
 
 
 def storable(text: str) -> str:
@@ -178,13 +177,10 @@ class Url(Text):
 
 @dataclass(frozen=True, slots=True)
 class Template(Text):
-    """A source ID template; what MQTT gives a meaning to is refused (decision M11)."""
+    """A source ID template; what would break a topic of MQTT is refused (decision M11)."""
 
     def read(self, given: Any, site: Site) -> str:
-        text = _text(given, self.longest)
-        if any(c in "+#" or unicodedata.category(c) == "Cc" for c in text):
-            raise Malformed("must not have +, # or control characters")
-        return text
+        return source_id.checked(_text(given, self.longest))
 
 
 @dataclass(frozen=True, slots=True)

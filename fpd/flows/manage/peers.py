@@ -10,11 +10,11 @@ import structlog
 from fpd.domain.entities import RegistrationStatus, link_of, status_of
 from fpd.domain.link import Link
 from fpd.flows import registration
+from fpd.flows.manage import tables
+from fpd.flows.manage.entity import Change, Entity
 from fpd.store import entities, events, forecasts, peers, trouble
 from fpd.store.entities import Row
 from fpd.store.service_props import split_secrets
-from fpd.web.manage import tables
-from fpd.web.manage.entity import Change, Entity
 
 log = structlog.get_logger()
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fpd.domain.entities import MeasurementPeriod
+from fpd.flows.manage import tables
+from fpd.flows.manage.entity import Change, Entity
+from fpd.flows.manage.refusals import Fault
 from fpd.store import entities, forecasts
 from fpd.store.entities import Row
-from fpd.web.manage import tables
-from fpd.web.manage.entity import Change, Entity
-from fpd.web.manage.refusals import Fault
 
 _OPTIMIZER_PERIOD = "capacityOptimizerMeasurementPeriod"
 

@@ -9,8 +9,7 @@ from typing import Final
 
 from fpd.domain import entities
 from fpd.domain.forecast import GapPolicy, OptimumDirection
-from fpd.store.entities import GROUPS, OPTIMIZERS, PROVIDERS
-from fpd.web.manage.fields import (
+from fpd.flows.manage.fields import (
     Access,
     Choice,
     DeviceName,
@@ -29,7 +28,8 @@ from fpd.web.manage.fields import (
     Text,
     Url,
 )
-from fpd.web.manage.service_props import ServiceProps
+from fpd.flows.manage.service_props import ServiceProps
+from fpd.store.entities import GROUPS, OPTIMIZERS, PROVIDERS
 
 _DATES: Final = (
     Field(name="created", kind=Instant(), column="created_at", access=Access.SHOWN),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fpd.errors import Conflict, FpdError, Unknown
+from fpd.errors import Conflict, FpdError, Malformed, Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class Refused(FpdError):
         self.faults = tuple(faults)
 
 
-class Unreadable(Refused):
+class Unreadable(Refused, Malformed):
     """The body is not JSON, or repeats a key (400)."""
 
 
-class Invalid(Refused):
+class Invalid(Refused, Malformed):
     """The body is JSON with content that cannot be meant (422); it names every fault."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
@@ -41,3 +41,8 @@ class Absent(Refused, Unknown):
 
 class Taken(Refused, Conflict):
     """A value that must be unique is not (409)."""
+
+
+def absent(name: str) -> Absent:
+    """Return the refusal of an id that the user has not, whoever else may have it."""
+    return Absent("there is nothing with this id", [Fault(f"path.{name}", "is not known")])

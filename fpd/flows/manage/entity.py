@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from fpd.flows.context import Context
+from fpd.flows.manage.fields import Field
+from fpd.flows.manage.refusals import Fault
 from fpd.store.entities import Connection, Row, Table
-from fpd.web.manage.fields import Field
-from fpd.web.manage.refusals import Fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from fpd.errors import Malformed
+from fpd.flows.manage.fields import MOST, Site, storable
+from fpd.flows.manage.refusals import Fault, Invalid
 from fpd.oscp import dialects
 from fpd.oscp.guard import check_url
 from fpd.store.service_props import (
@@ -24,8 +26,6 @@ from fpd.store.service_props import (
     URL_PATHS,
     is_credential,
 )
-from fpd.web.manage.fields import MOST, Site, storable
-from fpd.web.manage.refusals import Fault, Invalid
 
 _LONGEST_TEXT: Final = 4096
 _LONGEST_SUBJECT: Final = 512
@@ -47,7 +47,7 @@ class ServiceProps:
         for name, value in given.items():
             try:
                 if value is not None:
-                    kept[storable(name)] = _KNOWN.get(name, _anything)(value, site)
+                    kept[storable(name)] = KNOWN.get(name, _anything)(value, site)
                     dialects.check(name, kept[name])
                 elif name == CLIENT_SECRET:
                     kept[name] = None
@@ -155,7 +155,7 @@ def _anything(given: Any, site: Site | None, depth: int = 1) -> Any:
     return given
 
 
-_KNOWN: Final[Mapping[str, Callable[[Any, Site], Any]]] = {
+KNOWN: Final[Mapping[str, Callable[[Any, Site], Any]]] = {
     TOKEN_URL: _token_url,
     CLIENT_ID: _text,
     CLIENT_SECRET: _text,

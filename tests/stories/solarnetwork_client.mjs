@@ -1,0 +1,58 @@
+// Sends requests as SolarNetwork's public JavaScript client makes and signs them.
+//
+// node solarnetwork_client.mjs FOLDER URL TOKEN_ID SECRET: below FOLDER is node_modules. Each line
+// read is a request {method, path, body}, a new instruction {method, instruction: {topic,
+// parameters}, form} or a look at one {view: id}; each line written is its answer {status,
+// location, body}.
+import { createInterface } from "node:readline";
+import { pathToFileURL } from "node:url";
+
+const [folder, url, tokenId, secret] = process.argv.slice(2);
+const { Net } = await import(
+  pathToFileURL(`${folder}/node_modules/solarnetwork-api-core/lib/index.js`)
+);
+const environment = new Net.Environment(new URL(url));
+const api = new Net.SolarUserApi(environment);
+const FORM = "application/x-www-form-urlencoded; charset=UTF-8";
+
+function urlOf({ path, instruction, view }) {
+  if (view) return api.viewInstructionUrl(view);
+  if (instruction) return api.queueInstructionUrl(instruction.topic, instruction.parameters);
+  return api.baseUrl() + path;
+}
+
+async function send({ method = "GET", body, form, ...meant }) {
+  let target = urlOf(meant);
+  const builder = new Net.AuthorizationV2Builder(tokenId, environment);
+  builder.snDate(true).date(new Date()).method(method).saveSigningKey(secret);
+  let content;
+  if (form) {
+    const [place, query] = target.split("?");
+    builder.url(place).queryParams(Net.Urls.urlQueryParse(query)).contentType(FORM);
+    [target, content] = [place, query];
+  } else {
+    builder.url(target);
+    if (body !== undefined) {
+      content = typeof body === "string" ? body : JSON.stringify(body);
+      builder.contentType("application/json; charset=UTF-8").computeContentDigest(content);
+    }
+  }
+  const headers = {
+    Authorization: builder.buildWithSavedKey(),
+    "X-SN-Date": builder.requestDateHeaderValue,
+  };
+  for (const name of ["Content-Type", "Digest"]) {
+    const value = builder.httpHeaders.firstValue(name);
+    if (value) headers[name] = value;
+  }
+  const answer = await fetch(target, { method, headers, body: content });
+  return {
+    status: answer.status,
+    location: answer.headers.get("Location"),
+    body: await answer.json(),
+  };
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  console.log(JSON.stringify(await send(JSON.parse(line))));
+}
