@@ -227,6 +227,7 @@ def _loops(
         "settling": (delivery.settle, 1.0),
         "publishing": (partial(publishing.step, context), 1.0),
         "measurements": (partial(measurements.step, context), 1.0),
+        "summing up": (partial(measurements.sum_up, context), 15.0),
         "devices": (visits.step, 0.5),
         "control": (Control(context, visits).step, 0.5),
         "segments": (partial(segments.step, context), 5.0),

@@ -182,8 +182,30 @@ class Oscp:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurements:
     settle_s: float = key(2.0, "wait for late datum after a period's end", minimum=0, maximum=900)
-    correction_window_s: int = key(3600, "late datum re-report a period this long", minimum=0)
+    correction_window_s: int = key(
+        3600, "late datum re-report a period this long", minimum=0, maximum=604_800
+    )
+    spool_s: int = key(
+        86_400, "what could not be reported is kept this long", minimum=3600, maximum=604_800
+    )
+    average: Literal["time-weighted", "mean"] = key(
+        "time-weighted", "Average over time, or the plain mean of the readings"
+    )
+    hold_s: int = key(900, "how long a value counts into the next period", minimum=0, maximum=86400)
+    neighbour_s: int = key(
+        86_400, "how far from a period's edge a register may be read", minimum=60, maximum=604_800
+    )
     retention_days: int = key(400, "how long datum are kept", minimum=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    own_datum_days: int = key(400, "datum that fpd makes of peers' messages", minimum=1)
+    forecasts_days: int = key(400, "forecasts that have ended", minimum=1)
+    messages_days: int = key(30, "messages to peers, once settled", minimum=1)
+    events_days: int = key(400, "events", minimum=1)
+    control_days: int = key(400, "envelopes and commands to devices", minimum=1)
+    publications_days: int = key(7, "what waits for the broker to be published", minimum=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +314,7 @@ class Config:
     mqtt: Mqtt = field(default_factory=Mqtt)
     oscp: Oscp = field(default_factory=Oscp)
     measurements: Measurements = field(default_factory=Measurements)
+    retention: Retention = field(default_factory=Retention)
     control: Control = field(default_factory=Control)
     devices: tuple[BluegenDevice | BatteryDevice, ...] = field(
         default=(), metadata={"why": "the devices that fpd drives", "key": "device"}

@@ -9,23 +9,17 @@ Sources: OSCP 2.0 §4 (measurements), SolarNetwork's statistic types, decisions 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from fractions import Fraction
+from itertools import pairwise
 from typing import Final
 
 from fpd.domain.entities import StatisticType
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-
-# How long the last value before a period still counts in it (P11 leaves the tolerance open):
-# the longest usual reporting interval, fifteen minutes.
-HOLD: Final = timedelta(minutes=15)
-
-# Between two readings of a register further apart than this nothing is interpolated.
-REACH: Final = timedelta(days=1)
 
 _PLACES: Final = 9  # decimal places of a reported number
 _EXACT: Final = Context(prec=2000)  # the sum of any two doubles has fewer digits
@@ -35,6 +29,20 @@ _EXACT: Final = Context(prec=2000)  # the sum of any two doubles has fewer digit
 class Reading:
     at: datetime
     value: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an installation may choose.
+
+    `hold`: how long the last value before a period still counts in it (P11 leaves that open).
+    `reach`: how far from a period's edge a register's reading may be to tell its level there.
+    `plain_mean`: Average is that of the readings, however long each of them held.
+    """
+
+    hold: timedelta = timedelta(minutes=15)
+    reach: timedelta = timedelta(days=1)
+    plain_mean: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +60,18 @@ def period_at(instant: datetime, period_s: int) -> Period:
     '2030-03-10T12:30:00+00:00'
     """
     length = timedelta(seconds=period_s)
+    instant = instant.astimezone(UTC)  # in other zones sums are of what walls show
     start_at = instant - (instant - _EPOCH) % length
     return Period(start_at, start_at + length)
+
+
+def period_from(start_at: datetime, period_s: int) -> Period:
+    """Return the period that begins at `start_at` and ends where one of `period_s` seconds does.
+
+    After the length of a group's periods was changed the first one may be shorter, so that there
+    is neither a gap nor an overlap.
+    """
+    return Period(start_at, period_at(start_at, period_s).end_at)
 
 
 def together(series: Sequence[Sequence[Reading]]) -> tuple[Reading, ...]:
@@ -73,42 +91,93 @@ def together(series: Sequence[Sequence[Reading]]) -> tuple[Reading, ...]:
     return tuple(Reading(at, value) for at, value in sums.items())
 
 
-def statistic(kind: StatisticType, readings: Sequence[Reading], period: Period) -> Fraction | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """All that a period needs to know of the readings in a span of time: at least one.
+
+    `weighted` is the sum of each value times the seconds until the next, from the first reading
+    to the last; `falls` is what the value lost in sum where it fell from one reading to the next.
+    """
+
+    count: int
+    first: Reading
+    last: Reading
+    least: Decimal
+    most: Decimal
+    total: Decimal
+    weighted: Decimal
+    falls: Decimal
+
+
+def summary(readings: Sequence[Reading]) -> Summary | None:
+    """Return the summary of readings in order of time; None of none."""
+    if not readings:
+        return None
+    values = [r.value for r in readings]
+    pairs = list(pairwise(readings))
+    return Summary(
+        count=len(readings),
+        first=readings[0],
+        last=readings[-1],
+        least=min(values),
+        most=max(values),
+        total=_sum(values),
+        weighted=_sum(_EXACT.multiply(a.value, _seconds(b.at - a.at)) for a, b in pairs),
+        falls=_sum(_fall(a.value, b.value) for a, b in pairs),
+    )
+
+
+def statistic(
+    kind: StatisticType,
+    inside: Summary | None,
+    period: Period,
+    *,
+    before: Reading | None,
+    rules: Rules,
+) -> Fraction | None:
     """Return the statistic of a period; None when nothing was read in it.
 
-    `readings` are in order of time. The last one before the start is the value that the period
-    begins with, if it is younger than HOLD; Minimum, Maximum and Count are of what was read in
-    the period itself.
+    `before`, the last reading before the start, is the value that the period begins with, if it
+    is young enough to be held; Minimum, Maximum and Count are of what was read in the period
+    itself.
     """
-    inside = [r for r in readings if period.start_at <= r.at < period.end_at]
-    if not inside:
+    if inside is None:
         return None
-    held = [r for r in readings if period.start_at - HOLD < r.at < period.start_at][-1:]
-    first = inside[0] if not held or inside[0].at == period.start_at else held[0]
+    held = _held(before, inside, period, rules)
+    first = inside.first if held is None else held
     match kind:
         case StatisticType.AVERAGE:
-            return _average([*held, *inside], period)
+            if rules.plain_mean:
+                return Fraction(inside.total) / inside.count
+            return _average(inside, held, period)
         case StatisticType.COUNT:
-            return Fraction(len(inside))
+            return Fraction(inside.count)
         case StatisticType.MINIMUM:
-            return Fraction(min(r.value for r in inside))
+            return Fraction(inside.least)
         case StatisticType.MAXIMUM:
-            return Fraction(max(r.value for r in inside))
+            return Fraction(inside.most)
         case StatisticType.START:
             return Fraction(first.value)
         case StatisticType.END:
-            return Fraction(inside[-1].value)
+            return Fraction(inside.last.value)
         case StatisticType.DIFFERENCE:
-            return Fraction(inside[-1].value) - Fraction(first.value)
+            return Fraction(inside.last.value) - Fraction(first.value)
 
 
-def _average(readings: Sequence[Reading], period: Period) -> Fraction:
+def _held(before: Reading | None, inside: Summary, period: Period, rules: Rules) -> Reading | None:
+    if before is None or inside.first.at == period.start_at:
+        return None
+    return before if before.at > period.start_at - rules.hold else None
+
+
+def _average(inside: Summary, held: Reading | None, period: Period) -> Fraction:
     """Return the mean over time of a value that holds from each reading to the next (P11)."""
-    starts = [max(r.at, period.start_at) for r in readings]
-    ends = [*starts[1:], period.end_at]
-    weights = [(end - start) // _MICROSECOND for start, end in zip(starts, ends, strict=True)]
-    parts = [_EXACT.multiply(r.value, w) for r, w in zip(readings, weights, strict=True)]
-    return Fraction(_sum(parts)) / sum(weights)
+    start_at = inside.first.at if held is None else period.start_at
+    parts = [inside.weighted]
+    parts.append(_EXACT.multiply(inside.last.value, _seconds(period.end_at - inside.last.at)))
+    if held is not None:
+        parts.append(_EXACT.multiply(held.value, _seconds(inside.first.at - start_at)))
+    return Fraction(_sum(parts)) / Fraction(_seconds(period.end_at - start_at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +186,7 @@ class Energy:
 
     `register` is its level at `until_at`, resets bridged: it never falls. `gained` is the energy
     from `from_at` to `until_at`, None when it was read only once. Both instants are the period's
-    edges where readings lie on both sides of them, else those of the outermost readings in it.
+    edges where they can be known, else those of readings.
     """
 
     register: Fraction
@@ -126,29 +195,59 @@ class Energy:
     until_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
-    """The readings of an accumulating property, raised so that they never fall.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carry:
+    """What a period takes over from those before it.
 
-    `bridge` is what resets had taken from it up to the first reading. The readings, in order of
-    time, reach from the last one at or before a period's start to the first one at or after its
-    end. Between two of them the register is taken to rise evenly.
-
-    Interpretation: a register that falls was reset or exchanged; what it counted between the two
-    readings is unknown and counts as nothing, so energy is never negative and never invented.
+    `before` is the last reading before it, `bridge` what resets had taken from the register by
+    then. `is_open`: the last period that told an energy told it up to `before` only, because the
+    level at its end was not known.
     """
 
-    readings: Sequence[Reading]
+    before: Reading | None = None
     bridge: Decimal = Decimal(0)
+    is_open: bool = False
 
-    def energy(self, period: Period) -> Energy | None:
-        """Return what is known about a period; None when that is nothing."""
-        raised = [Reading(r.at, _EXACT.add(r.value, b)) for r, b in self._bridges()]
-        inside = [r for r in raised if period.start_at <= r.at <= period.end_at]
-        start = _level(raised, period.start_at) or _outermost(inside[:1])
-        end = _level(raised, period.end_at) or _outermost(inside[-1:])
-        if start is None or end is None:
+    @property
+    def standing(self) -> Fraction | None:
+        """The last known level, however long ago; None when there is none."""
+        if self.before is None:
             return None
+        return Fraction(_EXACT.add(self.before.value, self.bridge))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Register:
+    """The readings of an accumulating property around a period, raised so that they never fall.
+
+    `inside` are those of the period, `after` is the first one at its end or later, None while
+    there is none. Between two readings the register is taken to rise evenly.
+
+    Periods are chained: one begins where the last one ended, be that at a reading, so what they
+    tell adds up to the movement of the register. Interpretation: after a silence longer than
+    `reach` a new chain begins. Interpretation: a register that falls was reset or exchanged; what
+    it counted between the two readings is unknown and counts as nothing, so energy is never
+    negative and never invented.
+    """
+
+    carry: Carry = field(default_factory=Carry)
+    inside: Summary | None = None
+    after: Reading | None = None
+
+    def energy(self, period: Period, rules: Rules) -> Energy | None:
+        """Return what is known about a period; None when that is nothing."""
+        before, first, last, after = self._levels()
+        end = _edge(last, after, period.end_at, rules)
+        if end is None and self.inside is not None:
+            end = last
+        if end is None:
+            return None
+        start = before if before and _near(before, period.start_at, rules) else None
+        if start is None or not self.carry.is_open:
+            start = _edge(before, first, period.start_at, rules) or (
+                first if self.inside is not None else end
+            )
+        assert start is not None
         return Energy(
             register=end.value,
             gained=end.value - start.value if start.at < end.at else None,
@@ -156,24 +255,40 @@ class Register:
             until_at=end.at,
         )
 
-    def bridge_at(self, instant: datetime) -> Decimal:
-        """Return what resets have taken up to `instant`: where the next period begins."""
-        return ([self.bridge] + [b for r, b in self._bridges() if r.at <= instant])[-1]
+    def carried(self, period: Period, energy: Energy | None) -> Carry:
+        """Return what the next period takes over, if `energy` is what is told of this one."""
+        carry = self.carry
+        is_open = carry.is_open if energy is None else energy.until_at < period.end_at
+        if self.inside is None:
+            return replace(carry, is_open=is_open)
+        return Carry(
+            before=self.inside.last,
+            bridge=_EXACT.add(self._bridge_at_first(), self.inside.falls),
+            is_open=is_open,
+        )
 
-    def standing(self, instant: datetime) -> Fraction | None:
-        """Return the last level read by `instant`, however long ago; None when there is none."""
-        levels = [Fraction(_EXACT.add(r.value, b)) for r, b in self._bridges() if r.at <= instant]
-        return levels[-1] if levels else None
+    def _bridge_at_first(self) -> Decimal:
+        before, head = self.carry.before, self.inside.first if self.inside else self.after
+        if before is None or head is None:
+            return self.carry.bridge
+        return _EXACT.add(self.carry.bridge, _fall(before.value, head.value))
 
-    def _bridges(self) -> list[tuple[Reading, Decimal]]:
-        bridge, last = self.bridge, None
-        found = []
-        for reading in self.readings:
-            if last is not None and reading.value < last:
-                bridge = _EXACT.add(bridge, _EXACT.subtract(last, reading.value))
-            last = reading.value
-            found.append((reading, bridge))
-        return found
+    def _levels(self) -> tuple[_Level | None, _Level | None, _Level | None, _Level | None]:
+        """Return the levels before the period, at its first and last reading, and after it.
+
+        Without a reading inside, the first one is the one after, and the last one that before.
+        """
+        before = _raised(self.carry.before, self.carry.bridge)
+        bridge = self._bridge_at_first()
+        if self.inside is None:
+            after = _raised(self.after, bridge)
+            return before, after, before, after
+        first = _raised(self.inside.first, bridge)
+        bridge = _EXACT.add(bridge, self.inside.falls)
+        last = _raised(self.inside.last, bridge)
+        if self.after is not None:
+            bridge = _EXACT.add(bridge, _fall(self.inside.last.value, self.after.value))
+        return before, first, last, _raised(self.after, bridge)
 
 
 def sum_of(energies: Iterable[Energy]) -> Energy:
@@ -194,25 +309,32 @@ class _Level:
     value: Fraction
 
 
-def _outermost(readings: Sequence[Reading]) -> _Level | None:
-    return _Level(readings[0].at, Fraction(readings[0].value)) if readings else None
+def _raised(reading: Reading | None, bridge: Decimal) -> _Level | None:
+    if reading is None:
+        return None
+    return _Level(reading.at, Fraction(_EXACT.add(reading.value, bridge)))
 
 
-def _level(readings: Sequence[Reading], at: datetime) -> _Level | None:
-    """Return the level at an instant, interpolated; None when it is not between two readings."""
-    earlier = [r for r in readings if r.at <= at][-1:]
-    later = [r for r in readings if r.at >= at][:1]
-    if not earlier or not later:
+def _near(level: _Level, at: datetime, rules: Rules) -> bool:
+    return abs(level.at - at) <= rules.reach
+
+
+def _edge(low: _Level | None, high: _Level | None, at: datetime, rules: Rules) -> _Level | None:
+    """Return the level at an instant between two others; None when they do not tell it."""
+    if high is not None and high.at == at:
+        return high
+    if low is None or high is None or not (_near(low, at, rules) and _near(high, at, rules)):
         return None
-    low, high = earlier[0], later[0]
-    apart = high.at - low.at
-    if apart > REACH:
-        return None
-    value = Fraction(low.value)
-    if apart:
-        part = Fraction((at - low.at) // _MICROSECOND, apart // _MICROSECOND)
-        value += (Fraction(high.value) - value) * part
-    return _Level(at, value)
+    part = Fraction((at - low.at) // _MICROSECOND, (high.at - low.at) // _MICROSECOND)
+    return _Level(at, low.value + (high.value - low.value) * part)
+
+
+def _fall(earlier: Decimal, later: Decimal) -> Decimal:
+    return _EXACT.subtract(earlier, later) if later < earlier else Decimal(0)
+
+
+def _seconds(duration: timedelta) -> Decimal:
+    return _EXACT.scaleb(Decimal(duration // _MICROSECOND), -6)
 
 
 def _sum(values: Iterable[Decimal]) -> Decimal:

@@ -17,11 +17,20 @@ from typing import Any
 
 from fpd.domain import entities
 from fpd.domain.entities import EnergyDirection, EnergyType, MeasurementUnit, StatisticType
-from fpd.domain.measurement import Energy, Period, Reading, Register, statistic, sum_of, together
+from fpd.domain.measurement import (
+    Carry,
+    Energy,
+    Period,
+    Reading,
+    Register,
+    Rules,
+    Summary,
+    statistic,
+    sum_of,
+    summary,
+    together,
+)
 from fpd.errors import Malformed
-
-Bridges = Mapping[str, Decimal]
-"""Property → what resets have taken from its register."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +67,34 @@ def read(given: Mapping[str, Any], *, of_energy: bool) -> Settings:
     )
 
 
-def instantaneous(
-    settings: Settings, series: Sequence[Sequence[Reading]], period: Period
-) -> Fraction | None:
-    """Return the value of a period in the settings' unit; None when nothing was read in it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What was read of a property: before a period, inside it, and the first one after it."""
 
-    `series` are the readings of each of the settings' properties.
-    """
+    carry: Carry = field(default_factory=Carry)
+    inside: Summary | None = None
+    after: Reading | None = None
+
+    def carried(self) -> Carry:
+        """Return what the next period takes over, if the property is no register."""
+        return self.carry if self.inside is None else Carry(before=self.inside.last)
+
+
+def as_one(series: Sequence[Sequence[Reading]], period: Period) -> Read:
+    """Return the sum of instantaneous properties, each held until its next reading."""
     if not all(series):
-        return None
-    value = statistic(settings.statistic, together(series), period)
+        return Read()
+    both = together(series)
+    before = [r for r in both if r.at < period.start_at][-1:]
+    inside = [r for r in both if period.start_at <= r.at < period.end_at]
+    return Read(carry=Carry(before=before[0] if before else None), inside=summary(inside))
+
+
+def instantaneous(settings: Settings, read: Read, period: Period, rules: Rules) -> Fraction | None:
+    """Return the value of a period in the settings' unit; None when nothing was read in it."""
+    value = statistic(
+        settings.statistic, read.inside, period, before=read.carry.before, rules=rules
+    )
     if value is None or settings.statistic is StatisticType.COUNT:
         return value
     return value * settings.multiplier
@@ -78,49 +105,49 @@ class Metered:
     """An energy in the settings' unit.
 
     `standing` is the register's last level known at the period's end, also when the period itself
-    says nothing about it. `bridges` are for the next period.
+    says nothing about it.
     """
 
     energy: Energy | None = None
     standing: Fraction | None = None
-    bridges: Bridges = field(default_factory=dict)
+
+
+def taken(settings: Settings, read: Read, period: Period, rules: Rules) -> Metered:
+    """Return a statistic of a register's readings, as of any other property."""
+    value = instantaneous(settings, read, period, rules)
+    if value is None:
+        return Metered()
+    energy = Energy(register=value, gained=value, from_at=period.start_at, until_at=period.end_at)
+    return Metered(energy=energy, standing=value)
 
 
 def metered(
-    settings: Settings,
-    series: Sequence[Sequence[Reading]],
-    period: Period,
-    bridges: Bridges,
-) -> Metered:
-    """Return what registers say about a period; `series` are the readings of each property."""
-    if settings.statistic is not StatisticType.DIFFERENCE:
-        value = instantaneous(settings, series, period)
-        if value is None:
-            return Metered()
-        energy = Energy(
-            register=value, gained=value, from_at=period.start_at, until_at=period.end_at
-        )
-        return Metered(energy=energy, standing=value)
-    registers = {
-        name: Register(readings, bridges.get(name, Decimal(0)))
-        for name, readings in zip(settings.properties, series, strict=True)
-    }
-    energies = [register.energy(period) for register in registers.values()]
-    levels = [register.standing(period.end_at) for register in registers.values()]
+    settings: Settings, reads: Sequence[Read], period: Period, rules: Rules
+) -> tuple[Metered, tuple[Carry, ...]]:
+    """Return what registers, one of each property, say about a period, and what the next one
+    takes over of each.
+
+    While one of them is missing nothing is told.
+    """
+    registers = [Register(carry=r.carry, inside=r.inside, after=r.after) for r in reads]
+    energies = [register.energy(period, rules) for register in registers]
     known = [energy for energy in energies if energy is not None]
+    carries = tuple(
+        register.carried(period, energy)
+        for register, energy in zip(registers, energies, strict=True)
+    )
+    levels = [carry.standing for carry in carries]
     standing = [level for level in levels if level is not None]
-    return Metered(
-        energy=_scaled(sum_of(known), settings.multiplier)
-        if len(known) == len(registers)
-        else None,
-        standing=sum(standing, Fraction(0)) * settings.multiplier
-        if len(standing) == len(registers)
-        else None,
-        bridges={
-            name: taken
-            for name, register in registers.items()
-            if (taken := register.bridge_at(period.end_at))
-        },
+    return (
+        Metered(
+            energy=_scaled(sum_of(known), settings.multiplier)
+            if len(known) == len(registers)
+            else None,
+            standing=sum(standing, Fraction(0)) * settings.multiplier
+            if len(standing) == len(registers)
+            else None,
+        ),
+        carries,
     )
 
 

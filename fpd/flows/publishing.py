@@ -157,7 +157,7 @@ async def _owe(
         ]
         await publications.owe(conn, messages, now=now)
         kept = [datum for outlet, _, datum in part if outlet.to_solar_in]
-        await streams.write(conn, kept, now=now)
+        await streams.write(conn, kept, now=now, is_own=True)
 
 
 async def step(context: Context) -> bool:

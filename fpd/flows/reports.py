@@ -6,33 +6,43 @@ Sources: OSCP 2.0 §4.5 (measurements), decision P9 (styles, one entry or severa
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
-from typing import Final
+from functools import lru_cache
+from itertools import zip_longest
+from typing import Any, Final
 
+import msgspec
 import structlog
 from msgspec import Struct
 
 from fpd.domain import metering
 from fpd.domain.entities import AssetCategory as Category
-from fpd.domain.entities import EnergyDirection, EnergyType, MeasurementUnit, Role, parse
+from fpd.domain.entities import (
+    EnergyDirection,
+    EnergyType,
+    MeasurementUnit,
+    Role,
+    StatisticType,
+    parse,
+)
 from fpd.domain.entities import Phase as PhaseTerm
-from fpd.domain.measurement import Period, Reading, period_at, reported
-from fpd.domain.metering import Metered, Settings
+from fpd.domain.measurement import Carry, Energy, Period, Reading, Rules, reported
+from fpd.domain.metering import Metered, Read, Settings
 from fpd.domain.units import Phase, Unit
 from fpd.errors import Malformed
 from fpd.oscp import messages
 from fpd.store.measurements import Due
+from fpd.store.parts import Part, PartKey
 from fpd.store.readings import Asset, Sought
 
 log = structlog.get_logger()
 
 _NAMESPACE: Final = uuid.UUID("7a3f6f0c-6c52-4f0e-9d52-0b7f2f1f4c11")
 _WH: Final = {MeasurementUnit.WH: 1, MeasurementUnit.KWH: 1000}
-_PATIENCE: Final = 12  # the part of a period that its last registers may be waited for
+_decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +55,17 @@ class Metering:
     instantaneous: Settings | None
     energy: Settings | None
 
+    @property
+    def keys(self) -> list[PartKey]:
+        """What is summed up for it."""
+        of_value = self.instantaneous.properties if self.instantaneous else ()
+        of_energy = self.energy.properties if self.energy else ()
+        return [PartKey(self.asset.id, "i", name) for name in dict.fromkeys(of_value)] + [
+            PartKey(self.asset.id, "a", name) for name in dict.fromkeys(of_energy)
+        ]
+
     def sought(self, period: Period) -> list[Sought]:
-        """Return which readings are needed: of the instantaneous properties, then the registers."""
+        """Return which readings are needed one by one: those of values that are sums over time."""
         return [
             Sought(
                 asset=self.asset,
@@ -56,68 +75,104 @@ class Metering:
                 end_at=period.end_at,
             )
             for settings in (self.instantaneous, self.energy)
-            if settings is not None
+            if settings is not None and _is_sum(settings, of_energy=settings is self.energy)
             for name in settings.properties
         ]
 
 
+def _is_sum(settings: Settings, *, of_energy: bool) -> bool:
+    is_register = of_energy and settings.statistic is StatisticType.DIFFERENCE
+    return len(settings.properties) > 1 and not is_register
+
+
 def metering_of(asset: Asset) -> Metering | None:
     """Read an asset's settings; None, and a warning, when they cannot be meant."""
-    now, over_time = asset.instantaneous, asset.energy
     try:
         return Metering(
             asset=asset,
-            phase=Phase(parse(asset.phase, tuple(PhaseTerm)).wire),
-            category=messages.AssetCategory(parse(asset.category, tuple(Category)).wire),
-            instantaneous=None if now is None else metering.read(now, of_energy=False),
-            energy=None if over_time is None else metering.read(over_time, of_energy=True),
+            phase=_phase(asset.phase),
+            category=_category(asset.category),
+            instantaneous=_settings(asset.instantaneous, of_energy=False),
+            energy=_settings(asset.energy, of_energy=True),
         )
     except Malformed as error:
         log.warning("asset.unusable", asset=asset.id, reason=str(error))
         return None
 
 
+@lru_cache
+def _phase(given: str) -> Phase:
+    return Phase(parse(given, tuple(PhaseTerm)).wire)
+
+
+@lru_cache
+def _category(given: str) -> messages.AssetCategory:
+    return messages.AssetCategory(parse(given, tuple(Category)).wire)
+
+
+@lru_cache(maxsize=4096)
+def _settings(text: str | None, *, of_energy: bool) -> Settings | None:
+    """Ten thousand assets have few settings among them."""
+    return None if text is None else metering.read(_decode(text), of_energy=of_energy)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What an asset did: an instantaneous value in its unit, and its registers."""
+    """What an asset did: an instantaneous value in its unit, and its registers.
+
+    `carries` is what the next period takes over.
+    """
 
     metering: Metering
     value: Fraction | None
     metered: Metered
+    carries: Mapping[PartKey, Carry]
 
 
 def result(
     of: Metering,
     period: Period,
-    readings: Sequence[Sequence[Reading]],
-    bridges: Mapping[str, Decimal],
+    found: Mapping[PartKey, Part],
+    series: Iterator[Sequence[Reading]],
+    rules: Rules,
 ) -> Result:
-    """Measure an asset; `readings` are in the order of its `sought`."""
-    count = len(of.instantaneous.properties) if of.instantaneous else 0
-    value, metered = None, Metered()
-    if of.instantaneous:
-        value = metering.instantaneous(of.instantaneous, readings[:count], period)
-    if of.energy:
-        metered = metering.metered(of.energy, readings[count:], period, bridges)
-    return Result(metering=of, value=value, metered=metered)
+    """Measure an asset.
 
-
-def period_of(due: Due) -> Period:
-    """Return the period that is to be closed."""
-    return period_at(due.start_at, due.period_s)
-
-
-def is_awaited(due: Due, results: Iterable[Result], *, now: datetime, settle: timedelta) -> bool:
-    """Tell whether it is worth waiting a little longer for readings after the period's end.
-
-    A register that is read, but not yet after the end, cannot be interpolated there. It is waited
-    for a twelfth of the period at most.
+    `found` is what was summed up; `series` are the readings of its `sought`, in that order.
     """
-    end_at = period_of(due).end_at
-    if now >= end_at + settle + timedelta(seconds=due.period_s) / _PATIENCE:
-        return False
-    energies = [result.metered.energy for result in results]
-    return any(energy is not None and energy.until_at < end_at for energy in energies)
+    value, metered = None, Metered()
+    carries: dict[PartKey, Carry] = {}
+    if of.instantaneous:
+        value = metering.instantaneous(
+            of.instantaneous, _read(of, of.instantaneous, period, found, series), period, rules
+        )
+    if of.energy and of.energy.statistic is not StatisticType.DIFFERENCE:
+        read = _read(of, of.energy, period, found, series)
+        metered = metering.taken(of.energy, read, period, rules)
+    elif of.energy:
+        keys = [PartKey(of.asset.id, "a", name) for name in of.energy.properties]
+        registers = [_read_of(found.get(key)) for key in keys]
+        metered, told = metering.metered(of.energy, registers, period, rules)
+        carries = dict(zip(keys, told, strict=True))
+    return Result(metering=of, value=value, metered=metered, carries=carries)
+
+
+def _read(
+    of: Metering,
+    settings: Settings,
+    period: Period,
+    found: Mapping[PartKey, Part],
+    series: Iterator[Sequence[Reading]],
+) -> Read:
+    of_energy = settings is of.energy
+    if _is_sum(settings, of_energy=of_energy):
+        return metering.as_one([next(series) for _ in settings.properties], period)
+    key = PartKey(of.asset.id, "a" if of_energy else "i", settings.properties[0])
+    return _read_of(found.get(key))
+
+
+def _read_of(part: Part | None) -> Read:
+    return Read() if part is None else part.read
 
 
 def request_id(due: Due) -> str:
@@ -132,6 +187,23 @@ def request_id(due: Due) -> str:
     return str(uuid.uuid5(_NAMESPACE, name))
 
 
+def ids(due: Due, revision: int) -> tuple[str, str | None]:
+    """Return X-Request-ID and X-Correlation-ID of a period's message or of its correction.
+
+    A correction has the id of what it corrects; for peers that take an id once only it has one of
+    its own, and the other as correlation id.
+    """
+    first = request_id(due)
+    if revision and due.service_props.get("measurement-corrections") == "new-id":
+        return str(uuid.uuid5(_NAMESPACE, f"{first} {revision}")), first
+    return first, None
+
+
+def hears_corrections(due: Due) -> bool:
+    """Tell whether the peer is told when a report has changed."""
+    return due.service_props.get("measurement-corrections") != "none"
+
+
 def report(due: Due, results: Sequence[Result]) -> tuple[str, Struct] | None:
     """Return (operation, message), or None when there is nothing to report.
 
@@ -139,16 +211,22 @@ def report(due: Due, results: Sequence[Result]) -> tuple[str, Struct] | None:
     `group-asset-measurement` says otherwise.
     """
     continuous = _is_continuous(due)
-    period = period_of(due)
+    period = due.period
+    if _is_true(due.service_props.get("measurement-zero-fill")):
+        results = [_zero_filled(r, period) for r in results]
+    combined = due.service_props.get("group-combined-asset-id")
     if _is_of_assets(due):
-        assets = [entry for r in results if (entry := _asset_entry(r, period, continuous))]
+        if combined and len(results) > 1:
+            assets = _combined(results, period, continuous, asset_id=str(combined))
+        else:
+            assets = [entry for r in results if (entry := _asset_entry(r, period, continuous))]
         if assets:
             return "update_asset_measurements", messages.UpdateAssetMeasurements(
                 group_id=due.identifier, measurements=tuple(assets)
             )
         return None
     per_asset = due.service_props.get("group-measurement-entries") == "per-asset"
-    entries = _group_entries(results, continuous, summed=not per_asset)
+    entries = _group_entries(results, continuous, summed=bool(combined) or not per_asset)
     if entries:
         return "update_group_measurements", messages.UpdateGroupMeasurements(
             group_id=due.identifier, measurements=tuple(entries)
@@ -180,6 +258,59 @@ def _is_true(switch: object) -> bool:
     if isinstance(switch, str):
         return switch.strip().lower() in ("true", "yes", "on", "1")
     return bool(switch)
+
+
+def _zero_filled(result: Result, period: Period) -> Result:
+    """Return a result in which nothing is missing, for peers that insist.
+
+    Interpretation: an energy that is not known is zero for the whole period; a register that is
+    not read stands where it stood, and one that never was read stays missing.
+    """
+    value, metered = result.value, result.metered
+    if value is None and result.metering.instantaneous is not None:
+        value = Fraction(0)
+    if result.metering.energy is not None and (
+        metered.energy is None or metered.energy.gained is None
+    ):
+        energy = Energy(
+            register=metered.standing or Fraction(0),
+            gained=Fraction(0),
+            from_at=period.start_at,
+            until_at=period.end_at,
+        )
+        metered = replace(metered, energy=energy)
+    return replace(result, value=value, metered=metered)
+
+
+def _combined(
+    results: Sequence[Result], period: Period, continuous: bool, *, asset_id: str
+) -> list[messages.AssetMeasurement]:
+    """Return all assets as one: an entry for each kind of energy, and values by phase and unit.
+
+    Interpretation: what is not of one kind is not added up, so there may be several entries.
+    """
+    energies = _group_entries(results, continuous, summed=True)
+    sums: dict[tuple[Phase, Unit], Fraction] = {}
+    for r in results:
+        settings = r.metering.instantaneous
+        if settings is not None and r.value is not None:
+            kind = r.metering.phase, Unit(settings.unit.wire)
+            sums[kind] = sums.get(kind, Fraction(0)) + r.value
+    values = [
+        messages.InstantaneousMeasurement(
+            value=reported(value), phase=phase, unit=unit, measure_time=period.end_at
+        )
+        for (phase, unit), value in sums.items()
+    ]
+    return [
+        messages.AssetMeasurement(
+            asset_id=asset_id,
+            asset_category=results[0].metering.category,
+            energy_measurement=energy,
+            instantaneous_measurement=value,
+        )
+        for energy, value in zip_longest(energies, values)
+    ]
 
 
 def _asset_entry(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from fpd.flows.context import Context
 from fpd.store import (
     control,
+    corrections,
     devices,
     events,
+    forecasts,
     inbox,
     instructions,
     outbox,
+    parts,
     publications,
     segments,
     streams,
@@ -19,24 +22,33 @@ from fpd.store import (
 
 # X-Request-IDs are remembered this long (design §7).
 _IDS = timedelta(hours=24)
-_SETTLED = timedelta(days=30)
-_HISTORY = timedelta(days=400)
-# A broker that is away longer than this gets no more of the past.
-_PUBLICATIONS = timedelta(days=7)
+# Reports are looked at again for the correction window; the longest period is an hour.
+_SLACK = timedelta(hours=2)
 
 
 async def step(context: Context) -> bool:
     """Drop what has outlived its use; datum go by whole partitions."""
-    now = context.clock()
+    now, keep, measurements = context.clock(), context.config.retention, context.config.measurements
+
+    def ago(days: int) -> datetime:
+        return now - timedelta(days=days)
+
     async with context.db.connection() as conn:
         await inbox.forget(conn, before=now - _IDS)
         await segments.forget(conn, before=now - _IDS)
-        await outbox.forget(conn, before=now - _SETTLED)
-        await instructions.forget(conn, before=now - _SETTLED)
-        await events.forget(conn, before=now - _HISTORY)
-        await devices.forget_commands(conn, before=now - _HISTORY)
-        await control.forget_envelopes(conn, before=now - _HISTORY)
-        await publications.forget(conn, before=now - _PUBLICATIONS)
-        retention = timedelta(days=context.config.measurements.retention_days)
-        await streams.drop_partitions(conn, before=now - retention)
+        await outbox.forget(conn, before=ago(keep.messages_days))
+        await instructions.forget(conn, before=ago(keep.messages_days))
+        await events.forget(conn, before=ago(keep.events_days))
+        await devices.forget_commands(conn, before=ago(keep.control_days))
+        await control.forget_envelopes(conn, before=ago(keep.control_days))
+        await forecasts.forget(conn, before=ago(keep.forecasts_days))
+        await publications.forget(conn, before=ago(keep.publications_days))
+        doubtful = now - timedelta(seconds=measurements.correction_window_s) - _SLACK
+        await corrections.forget(conn, before=doubtful)
+        await parts.forget(conn, before=doubtful)
+        await streams.drop_partitions(conn, before=ago(measurements.retention_days))
+        await streams.forget_own(conn, before=ago(keep.own_datum_days))
+    async with context.db.transaction() as conn:
+        following = now.replace(day=1) + timedelta(days=32)
+        await streams.make_partitions(conn, instants=[now, following])
     return False

@@ -16,6 +16,14 @@ cannot be read, leaves the standard in force.
     | write-plain-times            | flag  | `2026-03-12 12:00:00`, in `time-zone` or UTC       |
     | write-unregister-body        | flag  | DELETE register carries a Register                 |
 
+    | measurement-style            | word  | auto, continuous or intermittent                   |
+    | group-asset-measurement      | flag  | assets, not groups (default: to optimizers only)   |
+    | group-measurement-entries    | word  | summed or per-asset                                |
+    | group-combined-asset-id      | text  | all assets of a group as one asset of that id      |
+    | measurement-zero-fill        | flag  | zeros where nothing was read                       |
+    | measurement-corrections      | word  | same-id, new-id (the first in X-Correlation-ID) or |
+    |                              |       | none                                               |
+
     | what is taken from the peer  | value | effect                                             |
     |------------------------------|-------|----------------------------------------------------|
     | jwt-subject                  | text  | whose bearer token: `{iss}/{sub}` or a client id   |
@@ -202,10 +210,8 @@ def check(name: str, given: Any) -> None:
     """Raise Malformed when `name` is a switch and `given` no value of it."""
     if name in _SWITCHES:
         _SWITCHES[name].read(given)
-    elif name in _REPORTING and given not in _REPORTING[name]:
-        raise Malformed(f"expected one of {', '.join(_REPORTING[name])}")
-    elif name == "group-asset-measurement" and not isinstance(given, int | float):
-        _flag(given)  # Interpretation: a number is one too, as for SolarNetwork: 0 is false
+    elif name in _REPORTING:
+        _REPORTING[name](given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,11 +268,36 @@ def _duration(given: Any) -> timedelta:
     return timedelta(seconds=given)
 
 
-# How measurements are reported: read where that is done.
-_REPORTING: Final[Mapping[str, tuple[str, ...]]] = {
-    "measurement-style": ("auto", "continuous", "intermittent"),
-    "group-measurement-entries": ("summed", "per-asset"),
+def _flag_or_number(given: Any) -> bool:
+    """Interpretation: a number is a flag too, as for SolarNetwork: 0 is false."""
+    return bool(given) if isinstance(given, int | float) else _flag(given)
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def read(given: Any) -> str:
+        if given not in words:
+            raise Malformed(f"expected one of {', '.join(words)}")
+        return str(given)
+
+    return read
+
+
+def _identifier(given: Any) -> str:
+    if not isinstance(given, str) or not 0 < len(given) <= 64:
+        raise Malformed("expected a text of 1 to 64 characters")
+    return given
+
+
+# How measurements are reported to the peer: read by who makes the reports.
+_REPORTING: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "measurement-style": _one_of("auto", "continuous", "intermittent"),
+    "group-measurement-entries": _one_of("summed", "per-asset"),
+    "group-asset-measurement": _flag_or_number,
+    "group-combined-asset-id": _identifier,
+    "measurement-zero-fill": _flag,
+    "measurement-corrections": _one_of("same-id", "new-id", "none"),
 }
+
 _SWITCHES: Final[Mapping[str, _Switch]] = {
     "url-paths": _Switch("paths", _paths),
     "handshake-acknowledge-path": _Switch("acknowledge_path", _path),

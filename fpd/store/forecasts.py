@@ -156,3 +156,19 @@ async def want_control_of_peer(conn: AsyncConnection, *, peer_id: int, now: date
         """,
         {"peer_id": peer_id, "now": now},
     )
+
+
+async def forget(conn: AsyncConnection, *, before: datetime) -> int:
+    """Drop forecasts that ended before an instant and of which nothing can matter any more.
+
+    One that a message still has to pass on is kept. Returns how many were dropped.
+    """
+    cursor = await conn.execute(
+        """
+        delete from forecast as f
+         where f.ends_at < %(before)s and f.received_at < %(before)s
+           and not exists (select from outbox as o where o.forecast_id = f.id)
+        """,
+        {"before": before},
+    )
+    return cursor.rowcount

@@ -1,6 +1,7 @@
 """The measurement schedule: what has to be reported next to whom.
 
-A row is the next unreported period of one group towards one audience.
+A row is the next unreported period of one group towards one audience. It begins at `start_at` and
+ends where a period of its length does.
 """
 
 from __future__ import annotations
@@ -8,24 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, Final
 
-import msgspec
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
-from psycopg.types.json import Jsonb
 
-_decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+from fpd.domain.measurement import Period, period_from
+from fpd.store.parts import Span, one_by_one
 
 # Enabled groups with an enabled asset for a peer that is enabled and online. Over a broken link
 # nothing leaves, but what it would report is owed, so that nothing is missing once it is mended.
-_REPORTABLE: Final = """
+REPORTABLE: Final = """
     select g.id as group_id, p.role as audience, p.id as peer_id, g.user_id, g.identifier,
            case p.role when 'CapacityProvider' then g.provider_period_s
                        else g.optimizer_period_s end as period_s,
-           g.created_at, p.measurement_configuration, p.service_props
+           g.created_at, p.measurement_configuration, p.service_props,
+           (g.control ->> 'settleSeconds')::double precision * interval '1 second' as settle
       from capacity_group as g
       join peer as p on p.id in (g.provider_id, g.optimizer_id)
      where g.enabled and p.enabled and p.link in ('online', 'broken')
@@ -38,28 +37,26 @@ async def schedule(conn: AsyncConnection, *, now: datetime, settle: timedelta) -
     """Give every reportable group its row; return how many were added or changed.
 
     The first period is the last one complete now (decision P10). A row whose period length was
-    changed goes on at the first new period that begins where the old one would have or later.
+    changed goes on where it is, with a first period that ends where one of the new length does.
+    `settle` is that of groups without their own.
     """
     cursor = await conn.execute(
         f"""
         with wanted as (
             select r.group_id, r.audience, r.period_s, r.period_s * interval '1 second' as length,
-                   d.start_at as old_start_at
-              from ({_REPORTABLE}) as r
+                   coalesce(r.settle, %(settle)s) as settle, d.start_at as old_start_at
+              from ({REPORTABLE}) as r
               left join measurement_due as d
                 on d.group_id = r.group_id and d.audience = r.audience
              where d.group_id is null or d.period_s <> r.period_s
         ), placed as (
-            select group_id, audience, period_s, length,
-                   case when old_start_at is null
-                        then date_bin(length, %(now)s, 'epoch') - length
-                        else date_bin(length, old_start_at + length - interval '1 microsecond',
-                                      'epoch')
-                   end as start_at
+            select group_id, audience, period_s, length, settle,
+                   coalesce(old_start_at, date_bin(length, %(now)s, 'epoch') - length) as start_at
               from wanted
         )
         insert into measurement_due (group_id, audience, period_s, start_at, due_at)
-        select group_id, audience, period_s, start_at, start_at + length + %(settle)s
+        select group_id, audience, period_s, start_at,
+               date_bin(length, start_at, 'epoch') + length + settle
           from placed
             on conflict (group_id, audience) do update
                set period_s = excluded.period_s, start_at = excluded.start_at,
@@ -72,10 +69,7 @@ async def schedule(conn: AsyncConnection, *, now: datetime, settle: timedelta) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A period of the group made at `created_at` that is to be closed.
-
-    `bridges`: asset id → property → what resets have taken from the register.
-    """
+    """A period of the group made at `created_at` that is to be closed."""
 
     group_id: int
     audience: str
@@ -85,42 +79,41 @@ class Due:
     created_at: datetime
     period_s: int
     start_at: datetime
-    bridges: Mapping[str, Mapping[str, Decimal]]
     measurement_configuration: Sequence[str]
     service_props: Mapping[str, Any]
 
+    @property
+    def period(self) -> Period:
+        return period_from(self.start_at, self.period_s)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _DueRow:
-    group_id: int
-    audience: str
-    peer_id: int
-    user_id: int
-    identifier: str
-    created_at: datetime
-    period_s: int
-    start_at: datetime
-    bridges: str | None
-    measurement_configuration: list[str] | None
-    service_props: dict[str, Any] | None
+    @property
+    def span(self) -> Span:
+        period = self.period
+        return Span(
+            group_id=self.group_id,
+            audience=self.audience,
+            start_at=period.start_at,
+            end_at=period.end_at,
+        )
 
 
 async def claim(
     conn: AsyncConnection, *, now: datetime, lease: timedelta, spool: timedelta, limit: int
 ) -> list[Due]:
-    """Take the periods that are due, oldest first.
+    """Take the periods that are due, oldest first, in the caller's transaction.
 
     Those of groups or peers that cannot be reported now keep their place. What is older than
     `spool` is skipped.
     """
-    cursor = conn.cursor(row_factory=class_row(_DueRow))
+    await one_by_one(conn)
+    cursor = conn.cursor(row_factory=class_row(Due))
     await cursor.execute(
         f"""
         with due as (
             select d.group_id, d.audience, r.peer_id, r.user_id, r.identifier, r.created_at,
                    r.measurement_configuration, r.service_props
               from measurement_due as d
-              join ({_REPORTABLE}) as r
+              join ({REPORTABLE}) as r
                 on r.group_id = d.group_id and r.audience = d.audience
              where d.due_at <= %(now)s
                and (d.leased_until is null or d.leased_until <= %(now)s)
@@ -136,83 +129,50 @@ async def claim(
           from due
          where d.group_id = due.group_id and d.audience = due.audience
         returning d.group_id, d.audience, due.peer_id, due.user_id, due.identifier,
-                  due.created_at, d.period_s, d.start_at, d.bridges::text as bridges,
-                  due.measurement_configuration, due.service_props
+                  due.created_at, d.period_s, d.start_at,
+                  coalesce(due.measurement_configuration, '{{}}') as measurement_configuration,
+                  coalesce(due.service_props, '{{}}') as service_props
         """,
         {"now": now, "leased_until": now + lease, "oldest": now - spool, "limit": limit},
     )
-    return [
-        Due(
-            group_id=row.group_id,
-            audience=row.audience,
-            peer_id=row.peer_id,
-            user_id=row.user_id,
-            identifier=row.identifier,
-            created_at=row.created_at,
-            period_s=row.period_s,
-            start_at=row.start_at,
-            bridges=_bridges(row.bridges),
-            measurement_configuration=row.measurement_configuration or (),
-            service_props=row.service_props or {},
-        )
-        for row in await cursor.fetchall()
-    ]
+    return await cursor.fetchall()
 
 
-def _bridges(text: str | None) -> dict[str, dict[str, Decimal]]:
-    stored = _decode(text) if text else {}
-    return {
-        asset: {name: Decimal(taken) for name, taken in of_asset.items()}
-        for asset, of_asset in stored.items()
-    }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
-    """A period that is done with, and what the next one needs to know about resets."""
-
-    due: Due
-    next_at: datetime
-    bridges: Mapping[str, Mapping[str, Decimal]]
-
-
-async def advance(conn: AsyncConnection, closed: Sequence[Closed], *, settle: timedelta) -> None:
+async def advance(conn: AsyncConnection, closed: Sequence[Due], *, settle: timedelta) -> None:
     """Go on to the next periods, where nobody else has meanwhile."""
     await conn.execute(
         """
         update measurement_due as d
-           set start_at = c.next_at, leased_until = null, bridges = c.bridges,
-               due_at = c.next_at + d.period_s * interval '1 second' + %(settle)s
+           set start_at = c.next_at, leased_until = null,
+               due_at = c.next_at + d.period_s * interval '1 second'
+                        + coalesce((g.control ->> 'settleSeconds')::double precision
+                                   * interval '1 second', %(settle)s)
           from unnest(%(groups)s::bigint[], %(audiences)s::text[], %(starts)s::timestamptz[],
-                      %(nexts)s::timestamptz[], %(bridges)s::jsonb[])
-               as c (group_id, audience, start_at, next_at, bridges)
+                      %(nexts)s::timestamptz[]) as c (group_id, audience, start_at, next_at)
+          join capacity_group as g on g.id = c.group_id
          where d.group_id = c.group_id and d.audience = c.audience and d.start_at = c.start_at
         """,
         {
             "settle": settle,
-            "groups": [c.due.group_id for c in closed],
-            "audiences": [c.due.audience for c in closed],
-            "starts": [c.due.start_at for c in closed],
-            "nexts": [c.next_at for c in closed],
-            "bridges": [Jsonb(c.bridges, dumps=_encode) if c.bridges else None for c in closed],
+            "groups": [due.group_id for due in closed],
+            "audiences": [due.audience for due in closed],
+            "starts": [due.start_at for due in closed],
+            "nexts": [due.period.end_at for due in closed],
         },
     )
 
 
-async def postpone(conn: AsyncConnection, due: Sequence[Due], *, until: datetime) -> None:
-    """Look at these periods again at `until`."""
-    await conn.execute(
-        """
-        update measurement_due as d
-           set due_at = %(until)s, leased_until = null
-          from unnest(%(groups)s::bigint[], %(audiences)s::text[], %(starts)s::timestamptz[])
-               as p (group_id, audience, start_at)
-         where d.group_id = p.group_id and d.audience = p.audience and d.start_at = p.start_at
+async def running(conn: AsyncConnection, *, now: datetime, until: datetime) -> list[Span]:
+    """Return what of the periods that are running now lies before `until`, longer ones only."""
+    cursor = conn.cursor(row_factory=class_row(Span))
+    await cursor.execute(
+        f"""
+        select d.group_id, d.audience, d.start_at, %(until)s::timestamptz as end_at
+          from measurement_due as d
+          join ({REPORTABLE}) as r on r.group_id = d.group_id and r.audience = d.audience
+         where d.due_at > %(now)s and d.start_at < %(until)s and d.period_s > 60
+           and d.start_at > %(now)s - interval '1 hour'
         """,
-        {
-            "until": until,
-            "groups": [row.group_id for row in due],
-            "audiences": [row.audience for row in due],
-            "starts": [row.start_at for row in due],
-        },
+        {"now": now, "until": until},
     )
+    return await cursor.fetchall()

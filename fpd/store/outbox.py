@@ -22,7 +22,8 @@ class Owed:
     """A message to send. `sealed`: the body holds a secret and is encrypted by the vault.
 
     `body` None: it is that of the forecast `forecast_id`. `sender_id` and `sender_request_id`
-    say whose message it passes on, None: it is our own.
+    say whose message it passes on, None: it is our own. `revision`: how often what the peer was
+    told under this request id has been corrected.
     """
 
     peer_id: int
@@ -38,6 +39,7 @@ class Owed:
     sealed: bool = False
     sender_id: int | None = None
     sender_request_id: str | None = None
+    revision: int = 0
 
 
 async def owe(conn: AsyncConnection, messages: Sequence[Owed], *, now: datetime) -> None:
@@ -52,22 +54,22 @@ async def owe(conn: AsyncConnection, messages: Sequence[Owed], *, now: datetime)
         with new as (
             insert into outbox (peer_id, lane, operation, request_id, correlation_id, body, sealed,
                                 group_id, forecast_id, created_at, due_at, expires_at, sender_id,
-                                sender_request_id)
+                                sender_request_id, revision)
             select m.peer_id, m.lane, m.operation, m.request_id, m.correlation_id, m.body, m.sealed,
                    m.group_id, m.forecast_id, %(now)b, m.due_at, m.expires_at, m.sender_id,
-                   m.sender_request_id
+                   m.sender_request_id, m.revision
               from unnest(%(peer_ids)b::bigint[], %(lanes)b::text[], %(operations)b::text[],
                           %(request_ids)b::text[], %(correlation_ids)b::text[],
                           %(bodies)b::bytea[], %(sealed)b::boolean[], %(group_ids)b::bigint[],
                           %(forecast_ids)b::bigint[], %(due)b::timestamptz[],
                           %(expires)b::timestamptz[], %(sender_ids)b::bigint[],
-                          %(sender_request_ids)b::text[])
+                          %(sender_request_ids)b::text[], %(revisions)b::integer[])
                    with ordinality
                    as m (peer_id, lane, operation, request_id, correlation_id, body, sealed,
                          group_id, forecast_id, due_at, expires_at, sender_id, sender_request_id,
-                         position)
+                         revision, position)
              order by m.position
-                on conflict (peer_id, request_id) do nothing
+                on conflict (peer_id, request_id, revision) do nothing
             returning peer_id, lane, due_at
         )
         insert into lane (peer_id, name, due_at)
@@ -91,6 +93,7 @@ async def owe(conn: AsyncConnection, messages: Sequence[Owed], *, now: datetime)
             "expires": [m.expires_at for m in messages],
             "sender_ids": [m.sender_id for m in messages],
             "sender_request_ids": [m.sender_request_id for m in messages],
+            "revisions": [m.revision for m in messages],
         },
     )
 

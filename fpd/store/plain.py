@@ -124,7 +124,7 @@ _STATEMENT: Final = """
           from kept as k join plain as p using (peer_id, request_id)
          where p.listener_id is not null
          order by k.id
-            on conflict (peer_id, request_id) do nothing
+            on conflict (peer_id, request_id, revision) do nothing
         returning peer_id, lane
     ), laid as (
         insert into lane (peer_id, name, due_at)

@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from fpd.domain.measurement import REACH, Reading
+from fpd.domain.measurement import Reading
 from fpd.store.measurements import Due
-
-_decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 
 # How many datum are searched beyond a period's edges for one that has the property.
 _SEARCHED: Final = 100
+_ROWS: Final = 250  # read at a time, so that nobody waits for long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """An enabled asset; `instantaneous` and `energy` as the management API keeps them."""
+    """An enabled asset; `instantaneous` and `energy` as the management API keeps them, in JSON."""
 
-    id: int
-    group_id: int
-    audience: str
-    user_id: int
-    identifier: str
-    category: str
-    phase: str
-    node_id: int
-    source_id: str
-    instantaneous: Mapping[str, Any] | None
-    energy: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _AssetRow:
     id: int
     group_id: int
     audience: str
@@ -55,14 +37,31 @@ class _AssetRow:
     energy: str | None
 
 
-async def assets(conn: AsyncConnection, due: Sequence[Due]) -> list[Asset]:
-    """Return the enabled assets of the claimed groups for their audiences, in order of ids."""
-    cursor = conn.cursor(row_factory=class_row(_AssetRow))
+async def count_assets(conn: AsyncConnection, due: Sequence[Due]) -> dict[tuple[int, str], int]:
+    """Return how many enabled assets the claimed groups have for their audiences, if any."""
+    cursor = await conn.execute(
+        """
+        select group_id, audience, count(*)
+          from asset
+          join unnest(%s::bigint[], %s::text[]) as wanted (group_id, audience)
+               using (group_id, audience)
+         where enabled
+         group by group_id, audience
+        """,
+        ([row.group_id for row in due], [row.audience for row in due]),
+    )
+    return {(row[0], row[1]): row[2] for row in await cursor.fetchall()}
+
+
+async def assets(conn: AsyncConnection, due: Sequence[Due]) -> AsyncIterator[list[Asset]]:
+    """Yield the enabled assets of the claimed groups for their audiences, in order of ids."""
+    cursor = conn.cursor(row_factory=class_row(Asset))
     await cursor.execute(
         """
         select a.id, a.group_id, a.audience, a.user_id, a.identifier, a.category, a.phase,
                a.node_id, ltrim(a.source_id, '/') as source_id,
-               a.instantaneous::text as instantaneous, a.energy::text as energy
+               nullif(a.instantaneous, 'null')::text as instantaneous,
+               nullif(a.energy, 'null')::text as energy
           from asset as a
           join unnest(%s::bigint[], %s::text[]) as wanted (group_id, audience)
             on a.group_id = wanted.group_id and a.audience = wanted.audience
@@ -71,26 +70,8 @@ async def assets(conn: AsyncConnection, due: Sequence[Due]) -> list[Asset]:
         """,
         ([row.group_id for row in due], [row.audience for row in due]),
     )
-    return [
-        Asset(
-            id=row.id,
-            group_id=row.group_id,
-            audience=row.audience,
-            user_id=row.user_id,
-            identifier=row.identifier,
-            category=row.category,
-            phase=row.phase,
-            node_id=row.node_id,
-            source_id=row.source_id,
-            instantaneous=_settings(row.instantaneous),
-            energy=_settings(row.energy),
-        )
-        for row in await cursor.fetchall()
-    ]
-
-
-def _settings(text: str | None) -> dict[str, Any] | None:
-    return _decode(text) if text and text != "null" else None
+    while some := await cursor.fetchmany(_ROWS):
+        yield some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,11 +98,13 @@ _NUMBER: Final = """
 _POSSIBLE: Final = "at >= %(earliest)s and at < %(latest)s"
 
 
-async def readings(conn: AsyncConnection, sought: Sequence[Sought]) -> list[tuple[Reading, ...]]:
+async def readings(
+    conn: AsyncConnection, sought: Sequence[Sought], *, reach: timedelta
+) -> list[tuple[Reading, ...]]:
     """Return the readings of each property, in order of time.
 
-    They begin with the last one at or before the start and end with the first one at or after
-    the end, if these are at most a day away from it.
+    They begin with the last one before the start and end with the first one at or after the end,
+    if these are at most `reach` away from it.
     """
     found: list[tuple[Reading, ...]] = [()] * len(sought)
     if not sought:
@@ -178,14 +161,13 @@ async def readings(conn: AsyncConnection, sought: Sequence[Sought]) -> list[tupl
             "accumulating": [w.accumulating for w in sought],
             "starts": [w.start_at for w in sought],
             "ends": [w.end_at for w in sought],
-            "reach": REACH,
+            "reach": reach,
             "searched": _SEARCHED,
-            "earliest": min(w.start_at for w in sought) - REACH,
-            "latest": max(w.end_at for w in sought) + REACH,
+            "earliest": min(w.start_at for w in sought) - reach,
+            "latest": max(w.end_at for w in sought) + reach,
         },
     )
     for position, rows in groupby(await cursor.fetchall(), key=itemgetter(0)):
         read = [Reading(at, value) for _, at, value in rows]
-        start_at = sought[position - 1].start_at
-        found[position - 1] = tuple(read[1:] if read[1:] and read[1].at == start_at else read)
+        found[position - 1] = tuple(read)
     return found

@@ -15,7 +15,14 @@ _DUE = {
     "device_state.command": ("command_due_at", "true"),
     "peer": ("handshake_due_at", "true"),
 }
-_LEASED = ("lane", "control_due", "measurement_due", "publication", "device_state")
+_LEASED = (
+    "lane",
+    "control_due",
+    "measurement_due",
+    "measurement_recheck",
+    "publication",
+    "device_state",
+)
 
 
 async def pull(conn: AsyncConnection, *, now: datetime, lease: timedelta) -> int:

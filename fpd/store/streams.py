@@ -18,9 +18,12 @@ from psycopg.sql import SQL, Identifier, Literal
 from psycopg.types.json import Jsonb
 
 from fpd.domain.datum import Datum, StreamKey
+from fpd.store.parts import WRITERS
 
 _LOCK: Final = 0x66706401  # one partition is made at a time
 _DEFAULT_USER: Final = 1
+# What is later than this corrects nothing: the longest correction window and period.
+_MATTERS: Final = "interval '8 days'"
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
@@ -95,14 +98,27 @@ async def drop_partitions(conn: AsyncConnection, *, before: datetime) -> int:
     return len(names)
 
 
+async def forget_own(conn: AsyncConnection, *, before: datetime) -> int:
+    """Drop old datum of the streams that fpd itself made of messages; return how many."""
+    cursor = await conn.execute(
+        """
+        delete from datum as d using stream as s
+         where s.id = d.stream_id and s.is_own and d.at < %s
+        """,
+        (before,),
+    )
+    return cursor.rowcount
+
+
 async def write(
-    conn: AsyncConnection, datums: Collection[Datum], *, now: datetime
+    conn: AsyncConnection, datums: Collection[Datum], *, now: datetime, is_own: bool = False
 ) -> frozenset[int]:
     """Keep datum, in the caller's transaction; return the users who do not exist.
 
     One that is already there is replaced if it differs. Of two for the same stream and instant
     the later in the batch counts. Streams come into being here. Interpretation: so does the
     default owner, user 1; another user who has no account owns nothing, so nothing is kept.
+    `is_own`: streams that come into being are made of messages, not read from something.
     """
     newest = {(datum.stream, datum.at): datum for datum in datums}
     if not newest:
@@ -115,8 +131,8 @@ async def write(
         )
     await conn.execute(
         """
-        insert into stream (user_id, node_id, source_id, created_at)
-        select distinct n.user_id, n.node_id, n.source_id, %s::timestamptz
+        insert into stream (user_id, node_id, source_id, created_at, is_own)
+        select distinct n.user_id, n.node_id, n.source_id, %s::timestamptz, %s
           from incoming_datum as n
           join account as u on u.user_id = n.user_id
          where not exists (select from stream as s
@@ -125,28 +141,36 @@ async def write(
          order by n.user_id, n.node_id, n.source_id
             on conflict do nothing
         """,
-        (now,),
+        (now, is_own),
     )
     written = await conn.execute(
-        """
+        f"""
         with placed as (
             select s.id, n.at, n.i, n.a, n.s, n.t
               from incoming_datum as n
               join stream as s on s.user_id = n.user_id and s.node_id = n.node_id
                               and s.source_id = n.source_id
              order by s.id, n.at
+        ), written as (
+            insert into datum as d (stream_id, at, i, a, s, t, received_at)
+            select id, at, i, a, s, t, %(now)s from placed
+                on conflict (stream_id, at) do update
+                   set i = excluded.i, a = excluded.a, s = excluded.s, t = excluded.t,
+                       received_at = excluded.received_at
+                 where (d.i, d.a, d.s, d.t)
+                       is distinct from (excluded.i, excluded.a, excluded.s, excluded.t)
+            returning stream_id, at
+        ), late as (
+            insert into late_datum (stream_id, at)
+            select w.stream_id, w.at
+              from written as w cross join measured_until as m
+             where w.at < m.until_at and w.at >= m.until_at - {_MATTERS}
         )
-        insert into datum as d (stream_id, at, i, a, s, t, received_at)
-        select id, at, i, a, s, t, %s from placed
-            on conflict (stream_id, at) do update
-               set i = excluded.i, a = excluded.a, s = excluded.s, t = excluded.t,
-                   received_at = excluded.received_at
-             where (d.i, d.a, d.s, d.t)
-                   is distinct from (excluded.i, excluded.a, excluded.s, excluded.t)
+        select count(*) from written
         """,
-        (now,),
+        {"now": now},
     )
-    if written.rowcount == len(newest):
+    if await written.fetchone() == (len(newest),):
         return frozenset()
     return await _strangers(conn)
 
@@ -161,8 +185,12 @@ async def _copy(conn: AsyncConnection, datums: Collection[Datum]) -> None:
         """
     )
     async with conn.cursor() as cursor:
-        # The rows of a batch before this one in the same transaction have been placed.
-        await cursor.execute("delete from incoming_datum")
+        # The rows of a batch before this one in the same transaction have been placed. Who sums
+        # datum up waits until they are committed, or says before what has become late.
+        await cursor.execute(
+            "with placed as (delete from incoming_datum) select pg_advisory_xact_lock_shared(%s)",
+            (WRITERS,),
+        )
         async with cursor.copy(
             "copy incoming_datum (user_id, node_id, source_id, at, i, a, s, t)"
             " from stdin (format binary)"

@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpd.domain import metering
+from fpd.domain import measurement, metering
 from fpd.domain.entities import EnergyDirection, EnergyType, MeasurementUnit, StatisticType
 from fpd.domain.measurement import (
-    HOLD,
-    REACH,
+    Carry,
     Energy,
     Period,
     Reading,
     Register,
+    Rules,
     period_at,
+    period_from,
     reported,
-    statistic,
     sum_of,
+    summary,
     together,
 )
 from fpd.errors import Malformed
 
 NOON = datetime(2030, 3, 10, 12, tzinfo=UTC)
 QUARTER = Period(NOON, NOON + timedelta(minutes=15))
+RULES = Rules()
+HOLD, REACH = RULES.hold, RULES.reach
+
+
+def split(series: Sequence[Reading], period: Period) -> metering.Read:
+    """What lies before a period, in it, and after it."""
+    before = [r for r in series if r.at < period.start_at][-1:]
+    after = [r for r in series if r.at >= period.end_at][:1]
+    return metering.Read(
+        carry=Carry(before=before[0] if before else None),
+        inside=summary([r for r in series if period.start_at <= r.at < period.end_at]),
+        after=after[0] if after else None,
+    )
+
+
+def statistic(
+    kind: StatisticType, series: Sequence[Reading], period: Period, rules: Rules = RULES
+) -> Fraction | None:
+    read = split(series, period)
+    return measurement.statistic(kind, read.inside, period, before=read.carry.before, rules=rules)
+
+
+def register(series: Sequence[Reading], period: Period = QUARTER) -> Register:
+    read = split(series, period)
+    return Register(carry=read.carry, inside=read.inside, after=read.after)
+
+
+def energy(series: Sequence[Reading], period: Period = QUARTER) -> Energy | None:
+    return register(series, period).energy(period, RULES)
 
 
 def readings(
@@ -52,6 +83,22 @@ def test_periods_are_aligned_in_utc(period_s: int) -> None:
         assert period.start_at <= at < period.end_at
         assert period.end_at - period.start_at == timedelta(seconds=period_s)
         assert (period.start_at.minute * 60 + period.start_at.second) % period_s == 0
+
+
+@pytest.mark.parametrize("period_s", [60, 300, 600, 900, 1200, 1800, 3600])
+@pytest.mark.parametrize(
+    "day", [datetime(2026, 3, 29, tzinfo=UTC), datetime(2026, 10, 25, tzinfo=UTC)]
+)
+def test_days_on_which_clocks_change_have_as_many_periods_as_others(
+    day: datetime, period_s: int
+) -> None:
+    """Europe's: an hour is left out, or comes twice, on the walls only."""
+    amsterdam = ZoneInfo("Europe/Amsterdam")
+    period, count = period_at(day, period_s), 0
+    while period.start_at < day + timedelta(days=1):
+        assert period_at(period.start_at.astimezone(amsterdam), period_s) == period
+        period, count = period_from(period.end_at, period_s), count + 1
+    assert count == 86400 // period_s
 
 
 # 200 W held from before, 100 W from minute 3, 400 W from minute 12.
@@ -133,9 +180,19 @@ def test_the_average_is_exactly_the_mean_of_every_second(series: tuple[Reading, 
     assert statistic(StatisticType.AVERAGE, series, QUARTER) == total / seconds
 
 
+def test_the_plain_mean_is_an_option() -> None:
+    plain = Rules(plain_mean=True)
+    assert statistic(StatisticType.AVERAGE, readings(POWER), QUARTER, plain) == 250
+
+
+def test_a_period_of_a_new_length_begins_where_the_last_one_ended() -> None:
+    at = NOON + timedelta(minutes=1)
+    assert period_from(at, 300) == Period(at, NOON + timedelta(minutes=5))
+    assert period_from(NOON, 300) == period_at(NOON, 300)
+
+
 def test_energy_is_interpolated_at_both_edges() -> None:
-    register = Register(readings({-5: "1000", 5: "1020", 10: "1030", 20: "1060"}))
-    assert register.energy(QUARTER) == Energy(
+    assert energy(readings({-5: "1000", 5: "1020", 10: "1030", 20: "1060"})) == Energy(
         register=Fraction(1045),
         gained=Fraction(35),
         from_at=QUARTER.start_at,
@@ -144,14 +201,13 @@ def test_energy_is_interpolated_at_both_edges() -> None:
 
 
 def test_readings_on_the_edges_count_alone() -> None:
-    energy = Register(readings({0: "1000", 15: "1012.5"})).energy(QUARTER)
-    assert energy is not None
-    assert (energy.register, energy.gained) == (Fraction("1012.5"), Fraction("12.5"))
+    found = energy(readings({0: "1000", 15: "1012.5"}))
+    assert found is not None
+    assert (found.register, found.gained) == (Fraction("1012.5"), Fraction("12.5"))
 
 
 def test_without_a_later_reading_the_last_one_speaks_for_its_own_time() -> None:
-    energy = Register(readings({-5: "1000", 5: "1020", 10: "1030"})).energy(QUARTER)
-    assert energy == Energy(
+    assert energy(readings({-5: "1000", 5: "1020", 10: "1030"})) == Energy(
         register=Fraction(1030),
         gained=Fraction(20),
         from_at=QUARTER.start_at,
@@ -160,47 +216,33 @@ def test_without_a_later_reading_the_last_one_speaks_for_its_own_time() -> None:
 
 
 def test_one_reading_is_a_level_but_no_energy() -> None:
-    energy = Register(readings({5: "1020"})).energy(QUARTER)
-    assert energy is not None
-    assert (energy.register, energy.gained) == (Fraction(1020), None)
+    found = energy(readings({5: "1020"}))
+    assert found is not None
+    assert (found.register, found.gained) == (Fraction(1020), None)
 
 
-def test_a_silent_register_says_nothing() -> None:
-    assert Register(readings({-5: "1000"})).energy(QUARTER) is None
-    assert Register(readings({20: "1000"})).energy(QUARTER) is None
-    assert Register(()).energy(QUARTER) is None
-    assert Register(readings({-5: "1000"})).standing(QUARTER.end_at) == 1000
+def test_a_silent_register_says_nothing_but_stands() -> None:
+    assert energy(readings({20: "1000"})) is None
+    assert energy(()) is None
+    silent = register(readings({-5: "1000"}))
+    assert silent.energy(QUARTER, RULES) is None
+    assert silent.carried(QUARTER, None).standing == 1000
 
 
 def test_nothing_is_interpolated_over_more_than_a_day() -> None:
     far = REACH / timedelta(minutes=1)
-    energy = Register(readings({-1: "1000", far: "2000"})).energy(QUARTER)
-    assert energy is None
+    assert energy(readings({-1: "1000", far + 16: "2000"})) is None
+    assert energy(readings({-1: "1000", far: "2000"})) is not None
 
 
 def test_a_reset_takes_nothing_away() -> None:
-    register = Register(readings({0: "1000", 5: "1010", 6: "3", 15: "8"}))
-    energy = register.energy(QUARTER)
-    assert energy is not None
-    assert energy.gained == 10 + 5
-    assert energy.register == 1015
-    assert register.bridge_at(QUARTER.end_at) == 1007
-
-
-def test_a_register_reported_period_by_period_never_falls() -> None:
-    levels = {-1: 1000, 5: 1010, 14: 3, 15: 4, 20: 9, 29: 1, 30: 2, 44: 2, 45: 5, 46: 6}
-    bridge, reported_levels = Decimal(0), []
-    for quarter in range(3):
-        period = period_at(NOON + timedelta(minutes=15 * quarter), 900)
-        before = max(m for m in levels if m <= 15 * quarter)
-        after = min(m for m in levels if m >= 15 * quarter + 15)
-        around = readings({m: v for m, v in levels.items() if before <= m <= after})
-        register = Register(around, bridge)
-        energy = register.energy(period)
-        assert energy is not None
-        reported_levels.append(energy.register)
-        bridge = register.bridge_at(period.end_at)
-    assert reported_levels == [1011, 1017, 1020]
+    series = readings({0: "1000", 5: "1010", 6: "3", 15: "8"})
+    found = energy(series)
+    assert found is not None
+    assert (found.gained, found.register) == (10 + 5, 1015)
+    assert register(series).carried(QUARTER, found) == Carry(
+        before=series[2], bridge=Decimal(1007), is_open=False
+    )
 
 
 _REGISTERS = st.lists(
@@ -208,32 +250,40 @@ _REGISTERS = st.lists(
 )
 
 
-@given(_REGISTERS)
-def test_the_energies_of_adjoining_periods_add_up_and_are_never_negative(
-    steps: list[tuple[int, Decimal]],
-) -> None:
+def taken(steps: list[tuple[int, Decimal]]) -> list[Reading]:
     at, series = NOON, []
     for seconds, level in steps:
         at += timedelta(seconds=seconds)
         series.append(Reading(at, level))
-    first, last = series[0].at, series[-1].at
+    return series
+
+
+@given(_REGISTERS, st.booleans(), st.integers(1, 900))
+def test_chained_periods_add_up_and_registers_never_fall(
+    steps: list[tuple[int, Decimal]], sees_after: bool, period_s: int
+) -> None:
+    """Whether or not the level at the ends is known when they are told."""
+    series = taken(steps)
+    carry, told, period = Carry(), [], period_from(series[0].at, period_s)
+    while period.start_at <= series[-1].at:
+        read = split(series, period)
+        now = Register(carry=carry, inside=read.inside, after=read.after if sees_after else None)
+        found = now.energy(period, RULES)
+        carry = now.carried(period, found)
+        told += [found] if found else []
+        period = period_from(period.end_at, period_s)
     rises = sum(
         (max(Fraction(b.value) - Fraction(a.value), Fraction(0)) for a, b in pairwise(series)),
         Fraction(0),
     )
-    middle = first + (last - first) / 3
-    register = Register(series)
-    whole = register.energy(Period(first, last))
-    parts = [register.energy(Period(first, middle)), register.energy(Period(middle, last))]
-    assert whole is not None and whole.gained == rises
-    assert all(part is not None and part.gained is not None for part in parts)
-    assert sum(part.gained for part in parts if part and part.gained is not None) == rises
-    assert all(part.gained >= 0 for part in parts if part and part.gained is not None)
+    assert sum((t.gained for t in told if t.gained is not None), Fraction(0)) == rises
+    assert all(t.gained is None or t.gained >= 0 for t in told)
+    assert all(a.register <= b.register and a.until_at == b.from_at for a, b in pairwise(told))
 
 
 def test_registers_read_as_one_add_up() -> None:
-    one = Register(readings({0: "10", 15: "11"})).energy(QUARTER)
-    two = Register(readings({0: "20", 14: "22"})).energy(QUARTER)
+    one = energy(readings({0: "10", 15: "11"}))
+    two = energy(readings({0: "20", 14: "22"}))
     assert one is not None and two is not None
     assert sum_of([one, two]) == Energy(
         register=Fraction(33), gained=Fraction(3), from_at=NOON, until_at=QUARTER.end_at
@@ -282,8 +332,8 @@ def test_a_multiplier_converts_into_the_unit() -> None:
     settings = metering.read(
         {"propertyNames": ["watts"], "unit": "kW", "multiplier": "0.001"}, of_energy=False
     )
-    series = [readings({0: "1234"})]
-    assert metering.instantaneous(settings, series, QUARTER) == Fraction("1.234")
+    read = split(readings({0: "1234"}), QUARTER)
+    assert metering.instantaneous(settings, read, QUARTER, RULES) == Fraction("1.234")
 
 
 def test_a_count_is_not_a_value_in_the_unit() -> None:
@@ -291,7 +341,8 @@ def test_a_count_is_not_a_value_in_the_unit() -> None:
         {"propertyNames": ["watts"], "unit": "kW", "multiplier": 5, "statisticType": "Count"},
         of_energy=False,
     )
-    assert metering.instantaneous(settings, [readings({0: "1", 1: "1"})], QUARTER) == 2
+    read = split(readings({0: "1", 1: "1"}), QUARTER)
+    assert metering.instantaneous(settings, read, QUARTER, RULES) == 2
 
 
 def test_phases_of_an_energy_are_summed_and_none_may_be_missing() -> None:
@@ -299,15 +350,18 @@ def test_phases_of_an_energy_are_summed_and_none_may_be_missing() -> None:
         {"propertyNames": ["one", "two"], "unit": "kWh", "multiplier": "0.001"}, of_energy=True
     )
     one, two = readings({0: "0", 15: "500"}), readings({0: "9000", 10: "9010", 11: "0", 15: "40"})
-    metered = metering.metered(settings, [one, two], QUARTER, {})
+    reads = [split(one, QUARTER), split(two, QUARTER)]
+    metered, carries = metering.metered(settings, reads, QUARTER, RULES)
     assert metered.energy is not None
     assert metered.energy.gained == Fraction(500 + 10 + 40, 1000)
-    assert metered.bridges == {"two": Decimal(9010)}
-    assert metering.metered(settings, [one, ()], QUARTER, {}).energy is None
+    assert [carry.bridge for carry in carries] == [0, 9010]
+    reads = [split(one, QUARTER), metering.Read()]
+    assert metering.metered(settings, reads, QUARTER, RULES)[0].energy is None
 
 
 def test_another_statistic_of_an_energy_is_taken_of_its_readings() -> None:
     settings = metering.read(ENERGY | {"statisticType": "End"}, of_energy=True)
-    energy = metering.metered(settings, [readings({0: "10", 14: "12"})], QUARTER, {}).energy
-    assert energy is not None
-    assert (energy.gained, energy.until_at) == (Fraction(12), QUARTER.end_at)
+    read = split(readings({0: "10", 14: "12"}), QUARTER)
+    found = metering.taken(settings, read, QUARTER, RULES).energy
+    assert found is not None
+    assert (found.gained, found.until_at) == (Fraction(12), QUARTER.end_at)

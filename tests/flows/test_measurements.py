@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -246,23 +248,25 @@ async def test_a_group_with_nothing_for_a_provider_to_know_is_no_gap(site: Site)
     assert await site.owed() == [] and await site.events() == []
 
 
-async def test_a_reading_after_the_end_is_waited_for_but_not_long(site: Site) -> None:
+async def test_periods_are_chained_where_the_level_at_an_end_is_not_known(site: Site) -> None:
+    """Nothing is waited for but the settle delay, and nothing is lost between two reports."""
     await site.add_asset("cp", energy=ENERGY)
     await site.read("load/1", {0: 0, 50: 50}, name="wattHours")
     await settle(site, seconds=62)
-    assert await site.owed() == []
     await site.read("load/1", {70: 70}, name="wattHours")
-    await settle(site, seconds=2)
-    assert await entries(site) == [[entry(60)]]
-    await settle(site, seconds=58 + 4)
-    assert len(await entries(site)) == 1
-    await settle(site, seconds=5)
-    (_, (told,)) = await entries(site)
-    assert (told["initial_measure_time"], told["measure_time"], told["value"]) == (
-        iso(60),
-        iso(70),
-        10,
-    )
+    await settle(site, seconds=60)
+    await site.read("load/1", {250: 250}, name="wattHours")
+    await settle(site, seconds=180)
+    told = [
+        (e["initial_measure_time"], e["measure_time"], e["value"]) for (e,) in await entries(site)
+    ]
+    assert told == [
+        (iso(0), iso(50), 50),
+        (iso(50), iso(70), 20),
+        (iso(70), iso(180), 110),
+        (iso(180), iso(240), 60),
+        (iso(240), iso(250), 10),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -313,15 +317,19 @@ async def test_only_a_day_is_made_up_for(site: Site) -> None:
     assert (told["initial_measure_time"], told["value"]) == (iso(6 * hour + 60), 3)
 
 
-async def test_a_new_period_length_begins_where_it_is_aligned(site: Site) -> None:
+async def test_a_new_period_length_leaves_neither_gap_nor_overlap(site: Site) -> None:
     await site.add_asset("cp", energy=ENERGY)
     await site.read("load/1", {60 * n: n for n in range(60)}, name="wattHours")
     await settle(site, seconds=62)
     await site.execute("update capacity_group set provider_period_s = 300")
     await settle(site, seconds=60)
-    assert await schedule(site) == [("CapacityProvider", NOON + timedelta(minutes=5), 300)]
+    assert await schedule(site) == [("CapacityProvider", NOON + timedelta(minutes=1), 300)]
     await settle(site, minutes=9)
-    assert [e["value"] for (e,) in await entries(site)] == [1, 5]
+    await site.execute("update capacity_group set provider_period_s = 60")
+    await settle(site, minutes=2)
+    told = [(e["measure_time"], e["value"]) for (e,) in await entries(site)]
+    ends = (60, 300, 600, 660, 720, 780)
+    assert told == [(iso(end), n) for end, n in zip(ends, (1, 4, 5, 1, 1, 1), strict=True)]
 
 
 async def test_a_daemon_that_dies_leaves_the_period_to_the_next(site: Site) -> None:
@@ -376,3 +384,158 @@ async def test_a_forecast_does_not_wait_behind_measurements(site: Site) -> None:
     ((lane, expires_at),) = await site.fetch("select lane, expires_at from outbox")
     assert lane != "group:1"
     assert expires_at == site.clock.at + timedelta(hours=24)
+
+
+async def told(site: Site) -> list[tuple[str, int, float]]:
+    """Request id, revision and first value of every message, in the order of delivery."""
+    rows = await site.fetch("select request_id, revision, body from outbox order by id")
+    return [
+        (request_id, revision, json.loads(body)["measurements"][0]["value"])
+        for request_id, revision, body in rows
+    ]
+
+
+async def test_late_datum_correct_reports_under_the_same_id(site: Site) -> None:
+    await site.add_asset("cp", energy=ENERGY)
+    await site.read("load/1", {0: 0, 60: 60}, name="wattHours")
+    await settle(site, seconds=62)
+    await site.read("load/1", {120: 120}, name="wattHours")
+    await settle(site, seconds=60)
+    ((first, _, _), (second, _, _)) = await told(site)
+    await site.read("load/1", {30: 50}, name="wattHours")
+    await settle(site, seconds=1)
+    assert len(await told(site)) == 2  # the same energy, told already
+    await site.read("load/1", {60: 80}, name="wattHours")
+    await settle(site, seconds=1)
+    assert (await told(site))[2:] == [(first, 1, 80), (second, 1, 40)]
+    assert await site.events() == ["measurement.corrected"] * 2
+    counted = site.counted(
+        "fpd_measurement_periods", audience="CapacityProvider", outcome="corrected"
+    )
+    assert counted == 2
+
+
+@pytest.mark.parametrize(("switch", "count"), [("same-id", 2), ("new-id", 2), ("none", 1)])
+async def test_how_a_peer_hears_of_corrections(site: Site, switch: str, count: int) -> None:
+    await set_peer(site, 1, service_props={"measurement-corrections": switch})
+    await site.add_asset("cp", energy=ENERGY)
+    await site.read("load/1", {0: 0, 60: 60}, name="wattHours")
+    await settle(site, seconds=62)
+    await site.read("load/1", {60: 80}, name="wattHours")
+    await settle(site, seconds=1)
+    ids = await site.fetch("select request_id, correlation_id from outbox order by id")
+    assert len(ids) == count
+    if switch == "new-id":
+        assert ids[1][0] != ids[0][0] and ids[1][1] == ids[0][0]
+
+
+async def test_a_period_without_data_is_reported_once_there_are_some(site: Site) -> None:
+    await site.add_asset("cp", energy=ENERGY)
+    await settle(site, seconds=62)
+    assert await site.events() == ["measurement.missed"]
+    await site.read("load/1", {0: 0, 40: 4}, name="wattHours")
+    await settle(site, seconds=5)
+    assert [(revision, value) for _, revision, value in await told(site)] == [(0, 4)]
+
+
+async def test_what_comes_after_the_window_corrects_nothing(site: Site) -> None:
+    await site.add_asset("cp", energy=ENERGY)
+    await site.read("load/1", {0: 0, 60: 60}, name="wattHours")
+    await settle(site, seconds=62)
+    before = len(await told(site))
+    site.clock.move(hours=1)
+    await site.read("load/1", {30: 59, 60: 70}, name="wattHours")
+    await settle(site, seconds=3)
+    assert [value for _, revision, value in await told(site) if revision] == []
+    assert before == 1
+
+
+async def test_a_register_that_is_silent_for_days_still_stands(site: Site) -> None:
+    """The sum of registers does not fall because one of them says nothing any more."""
+    await set_peer(site, 1, measurement_configuration=["CONTINUOUS"])
+    await site.execute("update capacity_group set provider_period_s = 3600")
+    await site.add_asset("one", source="load/1", energy=ENERGY)
+    await site.add_asset("two", source="load/2", energy=ENERGY)
+    await site.read("load/2", {0: 500, 10: 500}, name="wattHours")
+    hour = 3600
+    for n in range(52):
+        await site.read("load/1", {n * hour + 5: n, (n + 1) * hour: n + 1}, name="wattHours")
+        await settle(site, seconds=hour if n else hour + 2)
+    values = [e["value"] for (e,) in await entries(site)]
+    assert values == [500 + n for n in range(1, 53)]
+
+
+async def test_a_group_may_settle_in_its_own_time(site: Site) -> None:
+    await site.execute("""update capacity_group set control = '{"settleSeconds": 10}'""")
+    await site.add_asset("cp", energy=ENERGY)
+    await site.read("load/1", {0: 0, 60: 1}, name="wattHours")
+    await settle(site, seconds=9)
+    await settle(site, seconds=60)
+    assert await site.owed() == []
+    await settle(site, seconds=1)
+    assert await entries(site) == [[entry(1)]]
+
+
+async def test_zeros_for_a_peer_that_insists(site: Site) -> None:
+    for peer_id in (1, 2):
+        await set_peer(site, peer_id, service_props={"measurement-zero-fill": True})
+    await site.add_asset("cp", energy=ENERGY)
+    await site.add_asset("co", audience="CapacityOptimizer", instantaneous=POWER)
+    await settle(site, seconds=62)
+    assert await site.events() == []
+    values = [
+        e.get("value", e.get("instantaneous_measurement", {}).get("value"))
+        for (e,) in await entries(site)
+    ]
+    assert values == [0, 0]
+
+
+async def test_all_assets_as_one(site: Site) -> None:
+    await set_peer(site, 2, service_props={"group-combined-asset-id": "all"})
+    for n in (1, 2):
+        await site.add_asset(
+            f"a{n}",
+            audience="CapacityOptimizer",
+            source=f"load/{n}",
+            instantaneous=POWER | {"statisticType": "End"},
+            energy=ENERGY,
+        )
+        await site.read(f"load/{n}", {0: 0, 60: 10 * n}, name="wattHours")
+        await site.read(f"load/{n}", {30: 100 * n}, name="watts")
+    await settle(site, seconds=62)
+    ((_, operation, body),) = await site.owed()
+    assert operation == "update_asset_measurements"
+    (told,) = body["measurements"]
+    assert (told["asset_id"], told["asset_category"]) == ("all", "CHARGING")
+    assert told["energy_measurement"] == entry(30)
+    assert told["instantaneous_measurement"]["value"] == 300
+
+
+async def test_what_was_summed_up_before_is_told_the_same(site: Site) -> None:
+    """Across midnight, with restarts that remember nothing but the database."""
+    await site.execute(
+        "update capacity_group set provider_period_s = 300, optimizer_period_s = 300"
+    )
+    await site.add_asset("cp", energy=ENERGY)
+    site.clock.move(hours=11, minutes=50)
+    base = 11 * 3600 + 50 * 60
+    seen = 0
+    for n in range(0, 1500, 50):
+        await site.read("load/1", {base + n: n % 700}, name="wattHours")
+        site.clock.at = NOON + timedelta(seconds=base + n + 6)
+        await measurements.sum_up(site.context)
+        await settle(site)
+        seen += await summed(site)
+    told = [(e["initial_measure_time"], e["measure_time"]) for (e,) in await entries(site)]
+    assert seen > 10
+    assert all(a[1] == b[0] for a, b in pairwise(told))
+    # The last reading before what is told last is at 1450 s; two rises are cut by a reset.
+    rises = [max((n + 50) % 700 - n % 700, 0) for n in range(0, 1450, 50)]
+    assert told[-1][1] == iso(base + 1200) or told[-1][1] == iso(base + 1150)
+    until = 24 if told[-1][1] == iso(base + 1200) else 23
+    assert sum(e["value"] for (e,) in await entries(site)) == sum(rises[:until])
+
+
+async def summed(site: Site) -> int:
+    ((count,),) = await site.fetch("select count(*) from measured_part where count > 0")
+    return int(count)

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 from flows.measured_site import NOON, Hands, Site
 
-from fpd.flows import upkeep
+from fpd.flows import measurements, upkeep
 from fpd.store.db import Database
 
-COUNTED = ("message_in", "outbox", "event", "device_command", "envelope", "publication")
+COUNTED = ("message_in", "outbox", "event", "device_command", "envelope", "publication", "forecast")
 
 
 @pytest.fixture
@@ -42,6 +42,10 @@ async def add_history(site: Site, days: float) -> None:
         insert into envelope (group_id, from_at, reason, forecast_ids)
         values (1, %(at)s, 'none', '{}')
         """,
+        """
+        insert into forecast (group_id, peer_id, request_id, type, body, received_at, ends_at)
+        values (1, 1, %(at)s::text, 'CONSUMPTION', '', %(at)s, %(at)s)
+        """,
         "insert into publication (topic, payload, created_at) values ('t', '', %(at)s)",
     ):
         await site.execute(statement, at=at)
@@ -71,3 +75,22 @@ async def test_unsettled_messages_are_kept_however_old(site: Site) -> None:
     await site.execute("update outbox set settled_at = null, outcome = null")
     await upkeep.step(site.context)
     assert (await counts(site))["outbox"] == 1
+
+
+async def test_reports_and_their_parts_are_kept_while_they_may_be_corrected(site: Site) -> None:
+    energy = {"propertyNames": ["wh"], "unit": "Wh"}
+    await site.add_asset("cp", energy=energy)
+    for n in range(5):
+        await site.read("load/1", {3600 * n: n}, name="wh")
+        site.clock.at = NOON + timedelta(hours=n, seconds=62)
+        while await measurements.step(site.context):
+            pass
+    await upkeep.step(site.context)
+    oldest = "select min(start_at) from"
+    ((report,),) = await site.fetch(f"{oldest} measurement_report")
+    ((part,),) = await site.fetch(f"{oldest} measured_part")
+    assert report >= NOON + timedelta(hours=1) and part >= NOON + timedelta(hours=1)
+    site.clock.move(days=400)
+    await upkeep.step(site.context)
+    assert await site.fetch("select count(*) from measurement_report") == [(0,)]
+    assert await site.fetch("select count(*) from measured_part") == [(1,)]

@@ -101,6 +101,7 @@ _GROUP_CONTROL: Final = Part(
         ),
         Field(name="marginPercent", kind=Number(least=0, most=50), default=2),
         Field(name="meter", kind=_METER),
+        Field(name="settleSeconds", kind=Number(least=0, most=900)),
     )
 )
 

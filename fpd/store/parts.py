@@ -1,0 +1,373 @@
+"""Periods that are summed up while they run, so that closing one reads only its last moments.
+
+A part is a summary of what was read of one property of an asset in one period so far. It is a
+cache of datum and nothing more: what comes late empties it, and it is filled again. Whoever writes
+datum holds a lock shared; whoever says up to when datum are summed up holds it alone and commits
+before anything is read. So a datum is either seen by the summary, or its writer sees that it is
+late and notes it in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from psycopg import AsyncConnection
+
+from fpd.domain.measurement import Carry, Reading, Summary
+from fpd.domain.metering import Read
+
+WRITERS: Final = 0x66706402  # shared by who writes datum
+_LATE: Final = 0x66706403  # what is late is taken, and parts are filled, one after the other
+
+# How many datum are searched before a period for one that has the property.
+_SEARCHED: Final = 1000
+# A reading after the end is looked for in the same stride if it may be so near.
+_STRIDE: Final = timedelta(minutes=1)
+_ROWS: Final = 250  # read at a time, so that nobody waits for long
+
+
+class PartKey(NamedTuple):
+    asset_id: int
+    kind: str
+    property: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A time of a group's assets for one audience; as a rule the period that is due."""
+
+    group_id: int
+    audience: str
+    start_at: datetime
+    end_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What was read of a property in a period, and around it."""
+
+    key: PartKey
+    stream_id: int
+    start_at: datetime
+    read: Read
+
+    def without_after(self) -> Part:
+        """Return the same as if nothing had been read since the period ended."""
+        return replace(self, read=replace(self.read, after=None))
+
+
+def _part(row: tuple[Any, ...]) -> Part:
+    key, (stream_id, start_at), (before_at, before_value, bridge, is_open) = (
+        PartKey(*row[:3]),
+        row[3:5],
+        row[5:9],
+    )
+    count, first_at, first_value, last_at, last_value, least, most = row[9:16]
+    total, weighted, falls, after_at, after_value = row[16:]
+    inside = None
+    if count:
+        inside = Summary(
+            count=count,
+            first=Reading(first_at, first_value),
+            last=Reading(last_at, last_value),
+            least=least,
+            most=most,
+            total=total,
+            weighted=weighted,
+            falls=falls,
+        )
+    before = None if before_at is None else Reading(before_at, before_value)
+    return Part(
+        key=key,
+        stream_id=stream_id,
+        start_at=start_at,
+        read=Read(
+            carry=Carry(before=before, bridge=bridge, is_open=is_open),
+            inside=inside,
+            after=None if after_at is None else Reading(after_at, after_value),
+        ),
+    )
+
+
+# Flat datum do not tell the two classes apart; which is asked first is a matter of what is sought.
+_NUMBER: Final = """
+    case b.kind when 'a' then coalesce(d.a -> b.property, d.i -> b.property)
+                else coalesce(d.i -> b.property, d.a -> b.property) end as number
+"""
+# Bounds as constants, so that partitions out of question are not even looked at.
+_DATUM: Final = f"""
+    select d.at, {_NUMBER}
+      from datum as d
+     where d.stream_id = b.stream_id and d.at >= %(earliest)s and d.at <= %(latest)s
+"""
+_IS_NUMBER: Final = "jsonb_typeof(d.number) = 'number'"
+_SOUGHT: Final = """
+    select a.id as asset_id, w.kind, w.property, s.id as stream_id, a.start_at, a.end_at
+      from (select a.*, c.start_at, c.end_at
+              from unnest(%(groups)s::bigint[], %(audiences)s::text[], %(starts)s::timestamptz[],
+                          %(ends)s::timestamptz[]) as c (group_id, audience, start_at, end_at)
+              join asset as a on a.group_id = c.group_id and a.audience = c.audience
+             where a.enabled) as a
+      join stream as s on s.user_id = a.user_id and s.node_id = a.node_id
+                      and s.source_id = ltrim(a.source_id, '/')
+     cross join lateral (
+           select 'i' as kind, jsonb_array_elements_text(a.instantaneous -> 'propertyNames')
+                  as property
+            where jsonb_typeof(a.instantaneous -> 'propertyNames') = 'array'
+            union
+           select 'a', jsonb_array_elements_text(a.energy -> 'propertyNames')
+            where jsonb_typeof(a.energy -> 'propertyNames') = 'array') as w
+"""
+_SUMMED: Final = f"""
+    with sought as materialized ({_SOUGHT}), begun as (
+        select w.asset_id, w.kind, w.property, w.stream_id, w.start_at, w.end_at,
+               p.asset_id is not null as is_known, coalesce(p.until_at, w.start_at) as until_at,
+               p.before_at, p.before_value, p.bridge, p.is_open, p.count, p.first_at,
+               p.first_value, p.last_at, p.last_value, p.least, p.most, p.total, p.weighted,
+               p.falls
+          from sought as w
+          left join measured_part as p
+            on p.asset_id = w.asset_id and p.kind = w.kind and p.property = w.property
+           and p.start_at = w.start_at and p.stream_id = w.stream_id and p.until_at <= w.end_at
+    )
+    select b.asset_id, b.kind, b.property, b.stream_id, b.start_at,
+           coalesce(b.before_at, l.at, q.before_at) as before_at,
+           case when b.before_at is not null then b.before_value
+                when l.at is not null then l.v else q.before_value end as before_value,
+           coalesce(b.bridge,
+                    q.bridge + greatest(q.before_value - coalesce(l.v, q.before_value), 0),
+                    0::numeric) as bridge,
+           coalesce(b.is_open, false) as is_open,
+           coalesce(b.count, 0) + n.count as count,
+           coalesce(b.first_at, n.first_at) as first_at,
+           coalesce(b.first_value, n.first_value) as first_value,
+           coalesce(n.last_at, b.last_at) as last_at,
+           coalesce(n.last_value, b.last_value) as last_value,
+           least(b.least, n.least) as least,
+           greatest(b.most, n.most) as most,
+           coalesce(b.total, 0) + coalesce(n.total, 0) as total,
+           coalesce(b.weighted, 0) + coalesce(n.weighted, 0)
+               + coalesce(b.last_value * extract(epoch from n.first_at - b.last_at), 0) as weighted,
+           coalesce(b.falls, 0) + coalesce(n.falls, 0)
+               + coalesce(greatest(b.last_value - n.first_value, 0), 0) as falls,
+           coalesce(n.after_at, x.at) as after_at,
+           coalesce(n.after_value, x.v) as after_value
+      from begun as b
+     cross join lateral (
+           select count(*) filter (where d.inside)::integer as count,
+                  max(d.at) filter (where d.is_first) as first_at,
+                  max(d.v) filter (where d.is_first) as first_value,
+                  max(d.at) filter (where d.is_last) as last_at,
+                  max(d.v) filter (where d.is_last) as last_value,
+                  min(d.v) filter (where d.inside) as least,
+                  max(d.v) filter (where d.inside) as most,
+                  sum(d.v) filter (where d.inside) as total,
+                  sum(d.v * extract(epoch from d.next_at - d.at))
+                      filter (where d.inside and not d.is_last) as weighted,
+                  sum(greatest(d.v - d.next_v, 0))
+                      filter (where d.inside and not d.is_last) as falls,
+                  max(d.at) filter (where d.is_after) as after_at,
+                  max(d.v) filter (where d.is_after) as after_value
+             from (select d.at, d.v, d.next_at, d.next_v, d.at < b.end_at as inside,
+                          d.at < b.end_at and d.earlier_at is null as is_first,
+                          d.at < b.end_at and (d.next_at is null or d.next_at >= b.end_at)
+                              as is_last,
+                          d.at >= b.end_at and (d.earlier_at is null or d.earlier_at < b.end_at)
+                              as is_after
+                     from (select d.at, d.number::numeric as v, lag(d.at) over w as earlier_at,
+                                  lead(d.at) over w as next_at,
+                                  lead(d.number::numeric) over w as next_v
+                             from ({_DATUM} and d.at >= b.until_at
+                                            and d.at < b.end_at + %(stride)s) as d
+                            where {_IS_NUMBER}
+                           window w as (order by d.at)) as d) as d) as n
+      left join lateral (
+           select d.at, d.number::numeric as v
+             from ({_DATUM} and d.at >= b.end_at + %(stride)s and d.at <= b.end_at + %(reach)s
+                            and d.at < %(known)s
+                    order by d.at limit {_SEARCHED}) as d
+            where n.after_at is null and b.end_at + %(stride)s < %(known)s and {_IS_NUMBER}
+            order by d.at limit 1) as x on true
+      left join lateral (
+           select p.before_at, p.before_value, p.bridge
+             from measured_part as p
+            where not b.is_known and p.asset_id = b.asset_id and p.kind = b.kind
+              and p.property = b.property and p.stream_id = b.stream_id
+              and p.start_at < b.start_at
+            order by p.start_at desc limit 1) as q on true
+      left join lateral (
+           select d.at, d.number::numeric as v
+             from ({_DATUM} and d.at >= b.start_at - %(reach)s and d.at < b.start_at
+                    order by d.at desc limit {_SEARCHED}) as d
+            where b.before_at is null and {_IS_NUMBER}
+            order by d.at desc limit 1) as l on true
+"""
+
+
+# The columns of a summary, in the order of _SUMMED.
+_SUMMARY: Final = (
+    "count, first_at, first_value, last_at, last_value, least, most, total, weighted, falls"
+)
+
+
+def _values(
+    spans: Sequence[Span], *, known: datetime, reach: timedelta, stride: timedelta
+) -> dict[str, object]:
+    return {
+        "groups": [span.group_id for span in spans],
+        "audiences": [span.audience for span in spans],
+        "starts": [span.start_at for span in spans],
+        "ends": [span.end_at for span in spans],
+        "earliest": min(span.start_at for span in spans) - reach,
+        "latest": max(span.end_at for span in spans) + max(reach, stride),
+        "known": known,
+        "reach": reach,
+        "stride": stride,
+    }
+
+
+async def note_known(conn: AsyncConnection, *, until_at: datetime) -> None:
+    """Say up to when datum are summed up; to be committed before they are.
+
+    Waits for those who are writing datum; who writes later knows what is late.
+    """
+    await conn.execute("select pg_advisory_xact_lock(%s)", (WRITERS,))
+    await conn.execute("update measured_until set until_at = greatest(until_at, %s)", (until_at,))
+
+
+async def one_by_one(conn: AsyncConnection) -> None:
+    """Let nobody else fill parts, take late datum or claim a period until the transaction ends."""
+    await conn.execute("select pg_advisory_xact_lock(%s)", (_LATE,))
+
+
+async def read(
+    conn: AsyncConnection, spans: Sequence[Span], *, known: datetime, reach: timedelta
+) -> AsyncIterator[list[Part]]:
+    """Yield what was read of the properties of all enabled assets of these groups.
+
+    `known` is what `note_known` was told. A reading after a period may be of later than that by
+    up to a minute: clocks differ; then it is for the caller to make it known and to read again.
+    Readings farther than `reach` from a period are not looked for.
+    """
+    if not spans:
+        return
+    cursor = await conn.execute(
+        _SUMMED, _values(spans, known=known, reach=reach, stride=_STRIDE), binary=True
+    )
+    while rows := await cursor.fetchmany(_ROWS):
+        yield [_part(row) for row in rows]
+
+
+async def fill(
+    conn: AsyncConnection, spans: Sequence[Span], *, known: datetime, reach: timedelta
+) -> int:
+    """Sum up what was read in these spans up to their ends; return how many parts there are.
+
+    To be called with `one_by_one`, the ends not after what is `known`.
+    """
+    if not spans:
+        return 0
+    cursor = await conn.execute(
+        f"""
+        insert into measured_part as p (asset_id, kind, property, stream_id, start_at, before_at,
+                                        before_value, bridge, is_open, {_SUMMARY}, until_at)
+        select n.asset_id, n.kind, n.property, n.stream_id, n.start_at, n.before_at,
+               n.before_value, n.bridge, n.is_open, {_SUMMARY}, %(until)s
+          from ({_SUMMED}) as n
+            on conflict (asset_id, kind, property, start_at) do update
+           set ({_SUMMARY}, until_at, stream_id) =
+               ({_all("excluded", _SUMMARY)}, excluded.until_at, excluded.stream_id)
+         where p.until_at <= excluded.until_at or p.stream_id <> excluded.stream_id
+        """,
+        {
+            **_values(spans, known=known, reach=reach, stride=timedelta(0)),
+            "until": max(span.end_at for span in spans),
+        },
+    )
+    return cursor.rowcount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Next:
+    """What the period from `start_at` on takes over."""
+
+    key: PartKey
+    stream_id: int
+    start_at: datetime
+    carry: Carry
+
+
+async def carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
+    """Have later periods begin where earlier ones end."""
+    before = [one.carry.before for one in nexts]
+    await conn.execute(
+        """
+        insert into measured_part as p (asset_id, kind, property, stream_id, start_at, before_at,
+                                        before_value, bridge, is_open, until_at)
+        select n.asset_id, n.kind, n.property, n.stream_id, n.start_at, n.before_at,
+               n.before_value, n.bridge, n.is_open, n.start_at
+          from unnest(%(assets)b::bigint[], %(kinds)b::text[], %(properties)b::text[],
+                      %(streams)b::bigint[], %(starts)b::timestamptz[], %(befores)b::timestamptz[],
+                      %(values)b::numeric[], %(bridges)b::numeric[], %(open)b::boolean[])
+               as n (asset_id, kind, property, stream_id, start_at, before_at, before_value,
+                     bridge, is_open)
+         where exists (select from asset as a where a.id = n.asset_id)
+            on conflict (asset_id, kind, property, start_at) do update
+           set before_at = excluded.before_at, before_value = excluded.before_value,
+               bridge = excluded.bridge, is_open = excluded.is_open
+         where (p.before_at, p.before_value, p.bridge, p.is_open)
+               is distinct from (excluded.before_at, excluded.before_value, excluded.bridge,
+                                 excluded.is_open)
+        """,
+        {
+            "assets": [one.key.asset_id for one in nexts],
+            "kinds": [one.key.kind for one in nexts],
+            "properties": [one.key.property for one in nexts],
+            "streams": [one.stream_id for one in nexts],
+            "starts": [one.start_at for one in nexts],
+            "befores": [None if r is None else r.at for r in before],
+            "values": [None if r is None else r.value for r in before],
+            "bridges": [one.carry.bridge for one in nexts],
+            "open": [one.carry.is_open for one in nexts],
+        },
+    )
+
+
+async def told_open(conn: AsyncConnection, spans: Sequence[Span]) -> frozenset[PartKey]:
+    """Return those whose period was told without its end: what follows these spans begins there."""
+    cursor = await conn.execute(
+        """
+        select p.asset_id, p.kind, p.property
+          from unnest(%s::bigint[], %s::text[], %s::timestamptz[]) as c (group_id, audience, end_at)
+          join asset as a on a.group_id = c.group_id and a.audience = c.audience
+          join measured_part as p on p.asset_id = a.id and p.start_at = c.end_at
+         where p.is_open
+        """,
+        (
+            [span.group_id for span in spans],
+            [span.audience for span in spans],
+            [span.end_at for span in spans],
+        ),
+    )
+    return frozenset([PartKey(*row) for row in await cursor.fetchall()])
+
+
+async def forget(conn: AsyncConnection, *, before: datetime) -> int:
+    """Drop parts of periods that are closed and began before an instant; return how many."""
+    cursor = await conn.execute(
+        """
+        delete from measured_part as p
+         using asset as a join measurement_due as d
+                            on d.group_id = a.group_id and d.audience = a.audience
+         where p.asset_id = a.id and p.start_at < d.start_at and p.start_at < %s
+        """,
+        (before,),
+    )
+    return cursor.rowcount
+
+
+def _all(table: str, columns: str) -> str:
+    return ", ".join(f"{table}.{column}" for column in columns.split(", "))
