@@ -59,7 +59,7 @@ async def step(context: Context) -> bool:
     """Take in what came late, correct what it changes, close the periods that are due."""
     now = context.clock()
     async with context.db.transaction() as conn:
-        late = await corrections.take_late(conn, now=now)
+        late = await corrections.take_late(conn, now=now, reach=_rules(context).reach)
     corrected = await _correct(context, now=now)
     closed = await _close_due(context, now=now)
     return bool(late or corrected or closed)

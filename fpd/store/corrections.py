@@ -58,12 +58,12 @@ async def note(conn: AsyncConnection, told: Sequence[Told], *, now: datetime) ->
     )
 
 
-async def take_late(conn: AsyncConnection, *, now: datetime) -> int:
+async def take_late(conn: AsyncConnection, *, now: datetime, reach: timedelta) -> int:
     """Empty the parts that late datum belong to, and have reports looked at again that they may
     change; return how many datum there were.
 
     A report may be changed by a datum in its period, before it, and by the first one after it, if
-    its end was interpolated.
+    its end was interpolated: so from the reading before it on, at most `reach` earlier.
     """
     if await (await conn.execute("select from late_datum limit 1")).fetchone() is None:
         return 0
@@ -100,9 +100,16 @@ async def take_late(conn: AsyncConnection, *, now: datetime) -> int:
                and p.start_at = w.start_at
         ), doubtful as (
             select d.group_id, d.audience,
-                   min(coalesce((select max(r.start_at) from measurement_report as r
+                   min(least(
+                       coalesce((select max(r.start_at) from measurement_report as r
                                   where r.group_id = d.group_id and r.audience = d.audience
-                                    and r.end_at <= t.at), t.at)) as from_at
+                                    and r.end_at <= t.at), t.at),
+                       (select x.at from datum as x
+                         where x.stream_id = t.stream_id and x.at < t.at
+                           and x.at >= t.at - %(reach)s
+                           and (p.property is null or x.a ? p.property or x.i ? p.property)
+                         order by x.at desc
+                         limit 1))) as from_at
               from taken as t
               join stream as s on s.id = t.stream_id
               join asset as a on a.user_id = s.user_id and a.node_id = s.node_id
@@ -125,7 +132,7 @@ async def take_late(conn: AsyncConnection, *, now: datetime) -> int:
         )
         select count(*) from taken
         """,
-        {"most": _TAKEN, "now": now},
+        {"most": _TAKEN, "now": now, "reach": reach},
     )
     row = await cursor.fetchone()
     return row[0] if row else 0

@@ -234,9 +234,17 @@ class Database:
             self._failed.set()
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection inside a transaction that commits when the block ends."""
-        async with self.connection() as connection, connection.transaction():
+    async def transaction(self, *, pipelined: bool = False) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection inside a transaction that commits when the block ends.
+
+        `pipelined`: statements wait until a row is asked for, and meet their faults there; the
+        transaction's begin and end cost no trips of their own.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self.connection())
+            if pipelined:
+                await stack.enter_async_context(connection.pipeline())
+            await stack.enter_async_context(connection.transaction())
             yield connection
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, cast
 
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection
 from psycopg.errors import ForeignKeyViolation, UniqueViolation
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Composed, Identifier
@@ -109,14 +109,14 @@ async def find(
     )
     if lock:
         statement += SQL(" for no key update")
-    return await (await _execute(conn, statement, parameters)).fetchone()
+    return await _first(conn, statement, parameters)
 
 
 async def exists(conn: AsyncConnection, table: Table, *, user_id: int, id: int) -> bool:
     """Tell whether the row is there, and keep it there until the transaction ends."""
     where, parameters = table.where(user_id, {table.id: id})
     statement = SQL("select 1 from {} where {} for key share").format(Identifier(table.name), where)
-    return await (await _execute(conn, statement, parameters)).fetchone() is not None
+    return await _first(conn, statement, parameters) is not None
 
 
 async def count(
@@ -127,7 +127,7 @@ async def count(
     statement = SQL("select count(*) as rows from {} where {}").format(
         Identifier(table.name), where
     )
-    row = await (await _execute(conn, statement, parameters)).fetchone()
+    row = await _first(conn, statement, parameters)
     return int(row["rows"]) if row else 0
 
 
@@ -176,7 +176,7 @@ async def insert(
             [*values, "modified_at"]
         )
     statement += SQL(" returning {}").format(table.read())
-    row = await (await _execute(conn, statement, _parameters(columns))).fetchone()
+    row = await _first(conn, statement, _parameters(columns))
     assert row is not None
     return row
 
@@ -199,8 +199,7 @@ async def update(
         where,
         table.read(),
     )
-    cursor = await _execute(conn, statement, [*_parameters(columns), *parameters])
-    row = await cursor.fetchone()
+    row = await _first(conn, statement, [*_parameters(columns), *parameters])
     assert row is not None
     return row
 
@@ -210,7 +209,7 @@ async def delete(conn: AsyncConnection, table: Table, *, user_id: int, id: int) 
     where, parameters = table.where(user_id, {table.id: id})
     statement = SQL("delete from {} where {} returning *").format(Identifier(table.name), where)
     try:
-        return await (await _execute(conn, statement, parameters)).fetchone()
+        return await _first(conn, statement, parameters)
     except ForeignKeyViolation as error:
         raise InUse("a capacity group uses it") from error
 
@@ -272,12 +271,11 @@ def _parameters(columns: Mapping[str, Any]) -> list[Any]:
     return [Json(value) if isinstance(value, dict) else value for value in columns.values()]
 
 
-async def _execute(
-    conn: AsyncConnection, statement: Composed, parameters: list[Any]
-) -> AsyncCursor[Row]:
+async def _first(conn: AsyncConnection, statement: Composed, parameters: list[Any]) -> Row | None:
+    """Return the first row that a statement gives; in a pipeline its faults come with that."""
     cursor = conn.cursor(row_factory=dict_row)
     try:
-        return await cursor.execute(statement, parameters)
+        return await (await cursor.execute(statement, parameters)).fetchone()
     except UniqueViolation as error:
         column = _UNIQUE.get(error.diag.constraint_name or "")
         if column is None:

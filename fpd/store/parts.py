@@ -129,9 +129,13 @@ _SUMMED: Final = f"""
                p.first_value, p.last_at, p.last_value, p.least, p.most, p.total, p.weighted,
                p.falls
           from sought as w
-          left join measured_part as p
-            on p.asset_id = w.asset_id and p.kind = w.kind and p.property = w.property
-           and p.start_at = w.start_at and p.stream_id = w.stream_id and p.until_at <= w.end_at
+          left join lateral (
+               select p.*
+                 from measured_part as p
+                where p.asset_id = w.asset_id and p.kind = w.kind and p.property = w.property
+                  and p.start_at = w.start_at and p.stream_id = w.stream_id
+                  and p.until_at <= w.end_at
+                limit 1) as p on true  -- one by one: the table holds those of many periods
     )
     select b.asset_id, b.kind, b.property, b.stream_id, b.start_at,
            coalesce(b.before_at, l.at, q.before_at) as before_at,

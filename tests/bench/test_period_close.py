@@ -104,19 +104,18 @@ async def build(site: Site, assets: int) -> None:
 
 
 async def load(site: Site, assets: int, first: int, last: int) -> None:
-    await site.execute(
-        """
-        insert into datum (stream_id, at, i, received_at)
-        select n, %(start)s + k * interval '10 s' + (n %% 1000) * interval '9 ms',
-               jsonb_build_object('watts', (n * k) %% 977 + 0.5), %(start)s
-          from generate_series(%(first)s::int, %(last)s::int) as k,
-               generate_series(1, %(assets)s) as n
-        """,
-        start=START,
-        first=first,
-        last=last,
-        assets=assets,
-    )
+    for sample in range(first, last + 1):
+        await site.execute(
+            """
+            insert into datum (stream_id, at, i, received_at)
+            select n, %(start)s + %(k)s * interval '10 s' + (n %% 1000) * interval '9 ms',
+                   jsonb_build_object('watts', (n * %(k)s) %% 977 + 0.5), %(start)s
+              from generate_series(1, %(assets)s) as n
+            """,
+            start=START,
+            k=sample,
+            assets=assets,
+        )
 
 
 async def lag_of_the_event_loop(worst: list[float]) -> None:

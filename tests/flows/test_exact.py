@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from flows.exact_model import Series, average, movement, statistic
 from flows.measured_site import NOON, Hands, Site
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, Phase, example, given, note, settings
 from hypothesis import strategies as st
 
 from fpd.domain.datum import Datum, StreamKey
@@ -164,12 +164,20 @@ def check_values(series: Series, told: dict[datetime, Any], now: datetime) -> No
         start_at = end_at
 
 
+# Periods of silence that were interpolated over, and then a datum that ends the silence earlier.
+LATE_IN_SILENCE = [
+    Turn(277, (Sample(450, Decimal(0)), Sample(140, Decimal(0))), sums_up=False, steps=True),
+    Turn(170, (Sample(320, Decimal(1)),), sums_up=False, steps=False),
+]
+
+
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],  # to shrink takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+@example(turns=LATE_IN_SILENCE)
 @given(turns=_TURNS)
 async def test_what_peers_are_told_in_the_end_is_exactly_what_was_read(
     site: Site, turns: list[Turn]

@@ -29,7 +29,7 @@ async def create(
 ) -> Row:
     """Add an entity and return its row, with what is shown once. Raises Invalid, Taken."""
     now = context.clock()
-    async with context.db.transaction() as conn:
+    async with context.db.transaction(pipelined=True) as conn:
         values = await wanted(context, conn, entity, user_id, given, None)
         change = Change(
             context=context, conn=conn, user_id=user_id, now=now, before=None, values=values
@@ -57,7 +57,7 @@ async def revise(
 ) -> Row:
     """Replace an entity by what `revised` makes of it as it is shown. Raises as `update`."""
     now = context.clock()
-    async with context.db.transaction() as conn:
+    async with context.db.transaction(pipelined=True) as conn:
         before = await find(conn, entity, user_id, id, lock=True)
         given = revised(fields.show(entity.fields, before))
         values = await wanted(context, conn, entity, user_id, given, before)
@@ -73,7 +73,7 @@ async def revise(
 async def delete(context: Context, entity: Entity, *, user_id: int, id: int) -> None:
     """Remove an entity. Raises Absent, InUse with the groups that need it."""
     now = context.clock()
-    async with context.db.transaction() as conn:
+    async with context.db.transaction(pipelined=True) as conn:
         await remove(context, conn, entity, user_id=user_id, id=id, now=now)
     tell(context, entity, user_id, id, "deleted")
 
@@ -104,7 +104,7 @@ async def put_settings(
 ) -> Row:
     """Set settings for the first time, or replace them. Raises Absent, Invalid."""
     now = context.clock()
-    async with context.db.transaction() as conn:
+    async with context.db.transaction(pipelined=True) as conn:
         await owner(conn, entity, user_id, id)
         values = await wanted(context, conn, entity, user_id, given, None)
         row = await entities.insert(
@@ -117,7 +117,7 @@ async def put_settings(
 @retried
 async def delete_settings(context: Context, entity: Entity, *, user_id: int, id: int) -> bool:
     """Forget settings; False when there were none. Raises Absent."""
-    async with context.db.transaction() as conn:
+    async with context.db.transaction(pipelined=True) as conn:
         await owner(conn, entity, user_id, id)
         row = await entities.delete(conn, entity.table, user_id=user_id, id=id)
     tell(context, entity, user_id, id, "deleted")
