@@ -35,7 +35,7 @@ run: $(VENV)/.run
 	$(BIN)/fpd demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --ignore=tests/bench $(ARGS)
+	$(BIN)/python -m pytest -n 3 --ignore=tests/bench $(ARGS)
 
 check: $(VENV)/.check
 	$(BIN)/ruff check

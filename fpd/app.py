@@ -31,7 +31,7 @@ from fpd.flows import (
     handshake,
     ingest,
     measurements,
-    publishing,
+    publisher,
     segments,
     trouble,
     upkeep,
@@ -44,6 +44,8 @@ from fpd.flows.heartbeat import Heartbeats
 from fpd.flows.loop import Loop
 from fpd.flows.set_back import Watch
 from fpd.flows.silence import Silence
+from fpd.flows.stream_health import Looks
+from fpd.flows.tree import Tree
 from fpd.jobs import metronome
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
@@ -225,11 +227,14 @@ def _loops(
         "repairs": (partial(trouble.step, context), 5.0),
         "delivery": (delivery.step, 1.0),
         "settling": (delivery.settle, 1.0),
-        "publishing": (partial(publishing.step, context), 1.0),
+        "publishing": (partial(publisher.step, context), 1.0),
+        "tree": (Tree(context).step, context.config.mqtt.tree_s),
+        "shedding": (partial(publisher.shed, context), 60.0),
         "measurements": (partial(measurements.step, context), 1.0),
         "summing up": (partial(measurements.sum_up, context), 15.0),
         "devices": (visits.step, 0.5),
         "control": (Control(context, visits).step, 0.5),
+        "stream health": (Looks(context).step, 5.0),
         "segments": (partial(segments.step, context), 5.0),
         "upkeep": (partial(upkeep.step, context), 3600.0),
     }

@@ -6,30 +6,15 @@ once; nothing else in fpd reads either. Field names are the keys of the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from fpd.config_key import key, required
 
 Network = IPv4Network | IPv6Network
 JwtAlgorithm = Literal["RS256", "ES256", "PS256"]
-
-
-def key(default: Any, why: str, **rules: Any) -> Any:
-    """Declare one key: its default, one line of why, and the rules its value must keep.
-
-    Rules: `minimum`, `maximum` (inclusive); `secret` (may also be given as `<key>_file`, never
-    shown); `schemes` (a URL that starts with one of them); `form` (a name in
-    `fpd.config_values`); `blank` (the empty text is allowed); `readable` (a file that must be
-    there); `example` (what config.example.toml shows where there is no default).
-    """
-    return field(default=default, repr="secret" not in rules, metadata={"why": why, **rules})
-
-
-def required(why: str, **rules: Any) -> Any:
-    """Declare a key without a default."""
-    return field(repr="secret" not in rules, metadata={"why": why, **rules})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +93,9 @@ class Mqtt:
     encoding: Literal["json", "cbor"] = key("json", "how datum are published")
     qos: Literal[0, 1] = key(1, "quality of service of what is published")
     retain: bool = key(False, "ask the broker to keep the last datum of each topic")
+    spool: int = key(
+        1_000_000, "messages kept for a broker that is away; the oldest go", minimum=1000
+    )
     username: str | None = key(
         None, "broker account; of our own broker: who is let in (default: local)", example="fpd"
     )
@@ -124,8 +112,13 @@ class Mqtt:
         example="/etc/fpd/mqtt-ca.crt",
     )
     instance: str = key(
-        "fpd", "name of this installation in fpd/{instance}/status", form="topic level"
+        "fpd", "name of this daemon in fpd/{instance}/…; each has its own", form="topic level"
     )
+    tree_s: float = key(
+        2.0, "how often states in fpd/{instance}/… are looked at", minimum=0.2, maximum=3600
+    )
+    home_assistant: bool = key(False, "announce groups, devices and peers to Home Assistant")
+    home_assistant_prefix: str = key("homeassistant", "its discovery prefix", form="topic level")
     subscribe: tuple[Subscribe, ...] = key(
         (Subscribe(topic="node/+/datum/0/#"),), "datum streams to take in"
     )
@@ -196,6 +189,22 @@ class Measurements:
         86_400, "how far from a period's edge a register may be read", minimum=60, maximum=604_800
     )
     retention_days: int = key(400, "how long datum are kept", minimum=1)
+    stream_rate_s: float = key(100.0, "datum a second of one stream by MQTT or HTTP", minimum=0.01)
+    stream_burst: int = key(100_000, "datum of it at once, saved up while cut off", minimum=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expect:
+    source_id: str = required("source ids; * ? ** are wildcards", example="/load/**")
+    cadence_s: float = key(60.0, "usual seconds from one datum to the next", minimum=0.001)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    stale_after: float = key(5.0, "a stream is stale after so many of its usual gaps", minimum=1)
+    least_s: float = key(60.0, "no stream is stale sooner", minimum=1)
+    frozen_s: float = key(86400.0, "a stream that says the same so long is frozen", minimum=60)
+    expect: tuple[Expect, ...] = key((), "usual gaps that are not to be learned from datum")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,6 +324,7 @@ class Config:
     oscp: Oscp = field(default_factory=Oscp)
     measurements: Measurements = field(default_factory=Measurements)
     retention: Retention = field(default_factory=Retention)
+    health: Health = field(default_factory=Health)
     control: Control = field(default_factory=Control)
     devices: tuple[BluegenDevice | BatteryDevice, ...] = field(
         default=(), metadata={"why": "the devices that fpd drives", "key": "device"}
@@ -328,73 +338,3 @@ class Config:
             return self.http.public_url.rstrip("/")
         scheme = "https" if self.http.tls_cert else "http"
         return f"{scheme}://{self.http.listen}"
-
-
-@dataclass(frozen=True, slots=True)
-class Together:
-    """What several keys of one table must keep together, once each is right by itself.
-
-    `hold` is given the table's values by key, defaults included.
-    """
-
-    keys: frozenset[str]
-    expected: str
-    hold: Callable[[Mapping[str, Any]], bool]
-
-
-def _both(first: str, second: str) -> Together:
-    return Together(
-        frozenset({first, second}),
-        f"{first} and {second} together",
-        lambda table: (table[first] is None) == (table[second] is None),
-    )
-
-
-TOGETHER: Mapping[type, tuple[Together, ...]] = {
-    Http: (
-        _both("tls_cert", "tls_key"),
-        Together(
-            frozenset({"tls_client_ca", "tls_cert"}),
-            "tls_cert beside tls_client_ca",
-            lambda http: http["tls_client_ca"] is None or http["tls_cert"] is not None,
-        ),
-        Together(
-            frozenset({"tls_client_auth", "tls_client_ca"}),
-            "tls_client_ca beside tls_client_auth = required",
-            lambda http: http["tls_client_auth"] == "optional" or http["tls_client_ca"] is not None,
-        ),
-    ),
-    Oscp: (
-        _both("client_cert", "client_key"),
-        Together(
-            frozenset({"jwt_issuer", "jwt_jwks_url"}),
-            "jwt_issuer beside jwt_jwks_url",
-            lambda oscp: oscp["jwt_jwks_url"] is None or oscp["jwt_issuer"] is not None,
-        ),
-    ),
-    Mqtt: (
-        Together(
-            frozenset({"password", "username"}),
-            "username beside password",
-            lambda mqtt: mqtt["password"] is None or mqtt["username"] is not None,
-        ),
-        Together(
-            frozenset({"ca_file", "url"}),
-            "an mqtts:// url beside ca_file",
-            lambda mqtt: mqtt["ca_file"] is None or mqtt["url"].startswith("mqtts://"),
-        ),
-    ),
-    Device: (_both("node_id", "source_id"),),
-    BatteryDevice: (
-        Together(
-            frozenset({"soc_min", "soc_max"}),
-            "soc_min below soc_max",
-            lambda battery: battery["soc_min"] < battery["soc_max"],
-        ),
-        Together(
-            frozenset({"api", "token"}),
-            "a token beside api v2",
-            lambda battery: battery["api"] == "v1" or battery["token"] is not None,
-        ),
-    ),
-}

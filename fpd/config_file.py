@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fpd.config import DEVICE_TYPES, DEVICE_TYPES_TO_COME, TOGETHER, Config, Together
+from fpd.config import DEVICE_TYPES, DEVICE_TYPES_TO_COME, Config
 from fpd.config_lines import Where, locate
+from fpd.config_together import TOGETHER, Together
 from fpd.config_values import (
     Setting,
     Unfit,

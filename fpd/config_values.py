@@ -318,7 +318,12 @@ def _is_bracketed_ipv6(host: str) -> bool:
 
 
 def _is_topic_filter(text: str) -> bool:
-    """MQTT 3.1.1 §4.7.1: a wildcard fills its level; # is the last one."""
+    """MQTT 3.1.1 §4.7.1: a wildcard fills its level; # is the last one. MQTT 5 §4.8.2: shared."""
+    if text == "$share" or text.startswith("$share/"):
+        _, _, rest = text.partition("/")
+        group, _, text = rest.partition("/")
+        if not _is_topic_level(group) or not text:
+            return False
     levels = text.split("/")
     wild_alone = all(level in {"+", "#"} or not set("+#") & set(level) for level in levels)
     return 0 < len(text.encode()) < 65536 and wild_alone and "#" not in levels[:-1]

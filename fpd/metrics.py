@@ -62,11 +62,20 @@ class Metrics:
         self.publications = Counter(
             "fpd_mqtt_published", "MQTT messages acknowledged by the broker", registry=registry
         )
+        self.unpublished = Counter(
+            "fpd_mqtt_dropped",
+            "MQTT messages dropped because they waited too long (old) or were too many (many)",
+            ["reason"],
+            registry=registry,
+        )
         self.measurements = Counter(
             "fpd_measurement_periods",
             "Measurement periods closed",
             ["audience", "outcome"],
             registry=registry,
+        )
+        self.streams = Gauge(
+            "fpd_streams", "Datum streams by health", ["health"], registry=registry
         )
         # control
         self.commands = Counter(

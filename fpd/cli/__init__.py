@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from fpd import __version__
-from fpd.cli import messages, oscp, service, site, tokens, trial
+from fpd.cli import datum, messages, oscp, service, site, tokens, trial
 from fpd.cli.frame import CONTEXT, Commands
 
 
@@ -24,7 +24,7 @@ def main() -> None:
 
 for _command in (
     *(service.run, service.check_config, service.migrate, service.status),
-    *(tokens.token, oscp.oscp, messages.messages, site.export, site.import_),
+    *(tokens.token, oscp.oscp, messages.messages, datum.datum, site.export, site.import_),
     *(trial.translate, trial.sim, trial.demo),
 ):
     main.add_command(_command)

@@ -119,6 +119,7 @@ _TABLES = {
     "groups": "id identifier envelope.minW envelope.maxW envelope.optimumW envelope.reason "
     "envelope.until measuredW measuredAt",
     "devices": "name type health wanted confirmed readingAt",
+    "streams": "nodeId sourceId health since latestAt cadenceS",
 }
 
 

@@ -20,23 +20,24 @@ from itertools import groupby
 from typing import Final, NamedTuple
 
 from fpd.domain import entities
+from fpd.domain import source_id as source_ids
 from fpd.domain.forecast import Block, ForecastType
 from fpd.domain.units import Phase, Unit
 from fpd.errors import Malformed
 
 Status = str | bool | Decimal
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_FUTURE: Final = timedelta(days=1)  # clocks of sources may be wrong, but not by more
 
-_MOST_PROPERTIES: Final = 256
+MOST_PROPERTIES: Final = 256
 _LONGEST_NAME: Final = 64  # characters
 _LONGEST_TEXT: Final = 4096  # characters
 _MOST_DIGITS: Final = 40
+_BIGGEST_ID: Final = 2**63 - 1
 _MAGNITUDE: Final = 30  # decimal places before and after the point
 
-_ABOUT: Final = frozenset({"created", "nodeId", "sourceId", "tags", "samples"})
+ABOUT: Final = frozenset({"created", "nodeId", "sourceId", "tags", "samples"})
 
 
 class StreamKey(NamedTuple):
@@ -45,6 +46,18 @@ class StreamKey(NamedTuple):
     user_id: int
     node_id: int
     source_id: str
+
+
+def stream_key(user_id: int, node_id: int, source_id: str) -> StreamKey | None:
+    """Return what names a stream, None when nothing may be called so."""
+    source_id = source_ids.identity(source_id)
+    fits = (
+        0 < user_id <= _BIGGEST_ID
+        and 0 < node_id <= _BIGGEST_ID
+        and 0 < len(source_id) <= source_ids.LONGEST
+        and source_id.isprintable()
+    )
+    return StreamKey(user_id, node_id, source_id) if fits else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +96,9 @@ def read(document: object, *, stream: StreamKey, received_at: datetime) -> Datum
     else:
         datum = _flat(document, stream, at)
     count = len(datum.i) + len(datum.a) + len(datum.s)
-    if not 0 < count + len(datum.t) <= _MOST_PROPERTIES:
-        raise Malformed(f"{count} properties, not 1 to {_MOST_PROPERTIES}")
+    if not 0 < count + len(datum.t) <= MOST_PROPERTIES:
+        raise Malformed(f"{count} properties, not 1 to {MOST_PROPERTIES}")
     return datum
-
-
-def is_timely(datum: Datum, *, now: datetime, retention: timedelta) -> bool:
-    """Return whether the datum is neither absurdly new nor older than what is kept."""
-    return now - retention <= datum.at <= now + _FUTURE
 
 
 def flat(datum: Datum, source_id: str) -> dict[str, object]:
@@ -100,7 +108,7 @@ def flat(datum: Datum, source_id: str) -> dict[str, object]:
     accumulating, then instantaneous.
     """
     document: dict[str, object] = {
-        "created": (datum.at - _EPOCH) // timedelta(milliseconds=1),
+        "created": (datum.at - EPOCH) // timedelta(milliseconds=1),
         "nodeId": datum.stream.node_id,
         "sourceId": source_id,
         **datum.i,
@@ -145,6 +153,33 @@ def of_forecast(blocks: Iterable[Block], *, stream: StreamKey, request_id: str) 
         yield Datum(stream=stream, at=start_at, i=i, s=s)
 
 
+def of_withdrawal(
+    starts: Iterable[datetime], *, stream: StreamKey, request_id: str
+) -> Iterator[Datum]:
+    """Make the datum that take the place of forecasts which no longer hold: without amount.
+
+    Interpretation: neither MQTT nor a datum store can take back what was said, so it is said that
+    nothing is to be read there; `forecastIdentifier` is that of the forecast that says otherwise.
+    """
+    for start_at in starts:
+        yield Datum(
+            stream=stream,
+            at=start_at,
+            i={"duration": Decimal(0)},
+            s={"forecastIdentifier": request_id, "withdrawn": True},
+        )
+
+
+def phase_suffix(phase: Phase) -> str:
+    """Return how the properties of a phase end: `_a`; those of all phases do not."""
+    return _PHASE_SUFFIX[phase]
+
+
+def unit_name(unit: Unit) -> str:
+    """Return how a unit is written in a datum: kW."""
+    return _UNIT_NAME[unit]
+
+
 def _seconds(duration: timedelta) -> Decimal:
     whole, rest = divmod(duration // _MICROSECOND, 1_000_000)
     return whole + Decimal(rest).scaleb(-6) if rest else Decimal(whole)
@@ -172,7 +207,7 @@ def _flat(document: Mapping[object, object], stream: StreamKey, at: datetime) ->
     numbers: dict[str, Decimal] = {}
     statuses: dict[str, Status] = {}
     for name, value in document.items():
-        if value is None or name in _ABOUT:
+        if value is None or name in ABOUT:
             continue
         known = _name(name)
         if isinstance(value, str | bool):
@@ -191,7 +226,7 @@ def _instant(created: object) -> datetime:
             if created.tzinfo is None:
                 raise Malformed("created: no zone")
             return created.astimezone(UTC)
-        return _EPOCH + int(_number("created", created) * 1000) * _MICROSECOND
+        return EPOCH + int(_number("created", created) * 1000) * _MICROSECOND
     except (ValueError, OverflowError):
         raise Malformed("created: not an instant") from None
 
@@ -221,9 +256,14 @@ def _tags(found: object) -> tuple[str, ...]:
 
 
 def _name(name: object) -> str:
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+    if not isinstance(name, str) or not is_name(name):
         raise Malformed(f"a property is not named by 1 to {_LONGEST_NAME} printable characters")
     return name
+
+
+def is_name(name: str) -> bool:
+    """Return whether a property or a tag may be called so."""
+    return 0 < len(name) <= _LONGEST_NAME and name.isprintable()
 
 
 def _status(name: str, value: object) -> Status:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Final
 
 from fpd.errors import Malformed
@@ -31,6 +32,35 @@ def identity(source_id: str) -> str:
     True
     """
     return source_id.lstrip("/")
+
+
+def is_pattern(source_id: str) -> bool:
+    """Return whether it means many streams: `?` is a character of a level, `*` any number of them
+    and `**` any number of levels, as SolarNetwork's wildcard patterns.
+    """
+    return "*" in source_id or "?" in source_id
+
+
+def expression(pattern: str) -> str:
+    """Return a regular expression that a slash and a matching source id match as a whole.
+
+    POSIX's and Python's alike.
+
+    >>> bool(re.search(expression("/foo/**"), "/foo/bar/1"))
+    True
+    >>> bool(re.search(expression("foo/*"), "/foo/bar/1"))
+    False
+    """
+    runs = groupby(identity(pattern).split("/"))
+    levels = [level for level, run in runs for _ in ([0] if level == "**" else run)]
+    return "^" + "".join(_level(level) for level in levels) + "$"
+
+
+def _level(level: str) -> str:
+    if level == "**":
+        return "(/[^/]*)*"
+    wild = {"?": "[^/]", "*": "[^/]*"}
+    return "/" + "".join(wild.get(c) or re.escape(c) for c in re.sub(r"\*+", "*", level))
 
 
 def action_code(action: str) -> str:

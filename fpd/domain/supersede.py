@@ -94,3 +94,37 @@ def spent(messages: Sequence[Forecast], *, at: datetime) -> tuple[Forecast, ...]
     staying = {id(message) for message in in_force(messages, at=at)}
     staying |= {id(message) for _, message in last.values()}
     return tuple(message for message in messages if id(message) not in staying)
+
+
+def withdrawn(
+    earlier: Iterable[Sequence[Block]], blocks: Sequence[Block], *, after: datetime
+) -> list[datetime]:
+    """Return the block starts that a message of `blocks` leaves without meaning: what earlier
+    messages of its kind (oldest first) said there has not ended by `after` and is covered wholly,
+    and nothing begins there any more.
+    """
+    standing: dict[datetime, list[Block]] = {}
+    for said in earlier:
+        _take(standing, said, after)
+    return sorted(_take(standing, blocks, after))
+
+
+def _take(
+    standing: dict[datetime, list[Block]], blocks: Sequence[Block], after: datetime
+) -> list[datetime]:
+    """Let a message replace what stands, by start; return the starts that are no more."""
+    cover = Cover(blocks)
+    starts: dict[datetime, list[Block]] = {}
+    for block in blocks:
+        starts.setdefault(block.start_at, []).append(block)
+    gone = [
+        start_at
+        for start_at, those in standing.items()
+        if start_at not in starts
+        and any(block.end_at > after for block in those)
+        and cover.holds(those, after=after)
+    ]
+    for start_at in gone:
+        del standing[start_at]
+    standing |= starts
+    return gone

@@ -21,7 +21,7 @@ from fpd.adapters.device import Release
 from fpd.config import BatteryDevice, BluegenDevice
 from fpd.domain.forecast import Envelope, Forecast, envelope_at, envelopes
 from fpd.domain.supersede import spent
-from fpd.flows import blocks, fuel_cells, steering
+from fpd.flows import announcing, blocks, fuel_cells, steering
 from fpd.flows import device_rules as rules
 from fpd.flows.context import Context
 from fpd.flows.control_settings import Settings, properties_of, settings_of
@@ -91,7 +91,8 @@ class Control:
             decisions.append(self._decide(group, settings[group.group_id], snapshot, now))
             await asyncio.sleep(0)
         async with context.db.transaction() as conn:
-            await _write(conn, decisions, snapshot, now)
+            await _write(context, conn, decisions, snapshot, now)
+        context.bells.publishing()
         await self._visits.step()
         return len(due) == _BATCH
 
@@ -277,12 +278,17 @@ def _changed(
 
 
 async def _write(
-    conn: AsyncConnection, decisions: Sequence[Decision], snapshot: Snapshot, now: datetime
+    context: Context,
+    conn: AsyncConnection,
+    decisions: Sequence[Decision],
+    snapshot: Snapshot,
+    now: datetime,
 ) -> None:
     rows = [decision.envelope for decision in decisions if decision.envelope is not None]
     ids = {group_id: row.id for group_id, row in snapshot.in_force.items()}
     if rows:
         ids |= await control.append_envelopes(conn, rows)
+        await announcing.owe_envelopes(context, conn, rows, now=now)
         for row in rows:
             log.info(
                 "envelope.changed",

@@ -56,6 +56,7 @@ async def publish(
             type=one.forecast.type,
             request_id=one.inbound.request_id,
             blocks=one.forecast.blocks,
+            id=one.forecast.id,
         )
         for one in accepted
     ]

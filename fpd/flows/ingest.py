@@ -9,41 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 
 import psycopg
 import structlog
 
-from fpd.domain import datum as datums
-from fpd.domain.datum import Datum
-from fpd.errors import Malformed, Unavailable
+from fpd.domain.datum import Datum, StreamKey
+from fpd.domain.packed import Packed, microseconds, pack
+from fpd.errors import Unavailable
 from fpd.flows.context import Context
-from fpd.mqtt import codec, topics
-from fpd.store import streams
+from fpd.flows.judging import Batch, Judge, Refused
+from fpd.mqtt import topics
+from fpd.mqtt.connection import Arrival, Connection
+from fpd.store import refusals, streams
 
 log = structlog.get_logger()
 
-_BATCH = 1000
-_MOST_WAITING_BYTES = 64 * 1024 * 1024
-_MOST_TOLD = 1000  # sources whose first bad datum is logged
+Rows = Mapping[tuple[StreamKey, int], Packed]
+
+_MOST_WAITING_BYTES = 32 * 1024 * 1024
+_MOST_TOPICS = 50_000  # whose stream is remembered
 _LONGEST_WAIT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    topic: str
-    payload: bytes
-    received_at: datetime
-    ack: Callable[[], None]
 
 
 async def run(context: Context, *, most_waiting: int = 20_000) -> None:
     """Take in what the configured topics bring, until cancelled.
 
-    At most `most_waiting` messages wait for the database in memory; the broker keeps the others.
+    At most `most_waiting` messages wait for the database in memory, and as many are with it; the
+    broker keeps the others.
     """
     filters = [wanted.topic for wanted in context.config.mqtt.subscribe if wanted.format == "datum"]
     for wanted in context.config.mqtt.subscribe:
@@ -51,145 +46,186 @@ async def run(context: Context, *, most_waiting: int = 20_000) -> None:
             log.warning("ingest.format_unsupported", topic=wanted.topic, format=wanted.format)
     intake = _Intake(context, most_waiting)
     if filters:
-        context.mqtt.subscribe(filters, intake.take)
+        context.mqtt.subscribe_many(filters, intake.take)
     await intake.serve()
 
 
-async def store(
-    context: Context, readings: Sequence[Datum], *, door: str = "device"
-) -> frozenset[int]:
-    """Keep datum now; return the users who do not exist and therefore keep nothing.
+async def store(context: Context, readings: Sequence[Datum], *, door: str = "device") -> None:
+    """Keep datum now, as `commit` does."""
+    batch = Batch(door)
+    batch.keep_all(map(pack, readings))
+    await commit(context, batch)
 
-    Raises Unavailable when the database is away; what is not known to be kept may be stored
-    again. A datum that PostgreSQL cannot hold is counted and left out; it takes none of the
-    others with it.
+
+async def commit(context: Context, batch: Batch) -> None:
+    """Keep a batch in one transaction, and what was refused with it.
+
+    Raises Unavailable when the database is away; what is not known to be kept may be committed
+    again. What PostgreSQL cannot hold and datum of users who do not exist are refused, and take
+    none of the others with them.
     """
-    if not readings:
-        return frozenset()
-    now = context.clock()
-    outcomes = context.metrics.datum_in
+    if not batch.rows and not batch.refusals:
+        return
     try:
-        async with context.db.transaction() as conn:
-            await streams.make_partitions(conn, instants=_months(context, readings, now))
-            strangers = await streams.write(conn, readings, now=now)
+        await _commit(context, batch, batch.rows, notes=True)
     except psycopg.DataError as error:
-        if len(readings) == 1:
-            log.warning("datum.unstorable", stream=readings[0].stream, error=str(error))
-            outcomes.labels(door, "unstorable").inc()
-            return frozenset()
-        middle = len(readings) // 2
-        first = await store(context, readings[:middle], door=door)
-        return first | await store(context, readings[middle:], door=door)
-    refused = sum(datum.stream.user_id in strangers for datum in readings)
-    outcomes.labels(door, "unknown_user").inc(refused)
-    outcomes.labels(door, "kept").inc(len(readings) - refused)
-    return strangers
+        await _halve(context, batch, dict(batch.rows), error)
+        await _commit(context, batch, {}, notes=True)
+    outcomes = context.metrics.datum_in
+    outcomes.labels(batch.door, "kept").inc(batch.kept)
+    for outcome, count in batch.refused.items():
+        outcomes.labels(batch.door, outcome).inc(count)
 
 
-def _months(context: Context, readings: Sequence[Datum], now: datetime) -> list[datetime]:
+async def _commit(context: Context, batch: Batch, rows: Rows, *, notes: bool = False) -> None:
+    now = context.clock()
+    async with context.db.transaction() as conn:
+        if rows:
+            await streams.make_partitions(conn, instants=_months(context, rows, now))
+            strangers = await streams.write_packed(conn, rows, now=now)
+            batch.refuse_users(strangers, at=now)
+        if notes:
+            await refusals.note(conn, list(batch.refusals.values()))
+
+
+async def _halve(context: Context, batch: Batch, rows: Rows, error: psycopg.DataError) -> None:
+    """Keep what can be kept of rows that cannot all be."""
+    if len(rows) == 1:
+        (row,) = rows.values()
+        log.warning("datum.unstorable", stream=row.stream, error=str(error))
+        batch.refuse_row(row, str(error), at=context.clock())
+        return
+    keyed = iter(rows.items())
+    for half in (dict(islice(keyed, len(rows) // 2)), dict(keyed)):
+        try:
+            await _commit(context, batch, half)
+        except psycopg.DataError as its:
+            await _halve(context, batch, half, its)
+
+
+def _months(context: Context, rows: Rows, now: datetime) -> set[datetime]:
     """Return an instant of each month that is to have a partition: this one and the next, and
-    those of the readings as far as datum are kept. Others stray into the default one.
+    those of the datum as far as datum are kept. Others stray into the default one.
     """
     following = now.replace(day=1) + timedelta(days=32)
     oldest = now - timedelta(days=context.config.measurements.retention_days)
-    wanted = [datum.at for datum in readings if oldest <= datum.at < following]
-    return [now, following, *wanted]
+    since_us = microseconds(now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+    until_us = microseconds(following)
+    others = [row.at for row in rows.values() if not since_us <= row.at_us < until_us]
+    return {now, following, *(at for at in others if oldest <= at < following)}
+
+
+class _Gathered(Batch):
+    """A batch, and whom to tell once it is committed."""
+
+    def __init__(self) -> None:
+        super().__init__("mqtt")
+        self.count = 0
+        self.size = 0
+        self.unacknowledged: dict[Connection, list[int]] = {}
+
+    def acknowledge(self) -> None:
+        for connection, message_ids in self.unacknowledged.items():
+            connection.ack(message_ids)
 
 
 class _Intake:
-    """The messages between the broker and the database."""
+    """The messages between the broker and the database: judged as they come, kept in batches."""
 
     def __init__(self, context: Context, most_waiting: int) -> None:
         self._context = context
         self._most_waiting = most_waiting
-        self._waiting: deque[_Arrival] = deque()
-        self._waiting_bytes = 0
+        self._judge = Judge(context)
+        self._gathered = _Gathered()
         self._filled = asyncio.Event()
         self._overflowed = False
-        self._told: set[str] = set()
-        self._retention = timedelta(days=context.config.measurements.retention_days)
+        self._is_alone = False  # the database is away
+        self._streams: dict[str, StreamKey] = {}  # by topic
 
-    def take(self, topic: str, payload: bytes, ack: Callable[[], None]) -> None:
-        """Have a message stored soon.
+    def take(self, arrivals: Sequence[Arrival]) -> None:
+        """Have messages stored soon.
 
-        When too much waits it is let go unacknowledged: the broker keeps it, and is asked for it
-        again once there is room. What was sent with QoS 0 is lost then, as QoS 0 allows.
+        When much waits nothing more is read for as long as a batch takes. When the database is
+        away and too much waits, all that comes is let go unacknowledged: the broker keeps it, and
+        is asked for it again, in its order, once there is room. What has QoS 0 is lost then.
         """
-        too_many = len(self._waiting) >= self._most_waiting
-        if too_many or self._waiting_bytes + len(payload) > _MOST_WAITING_BYTES:
-            if not self._overflowed:
-                log.warning("ingest.overflowed", waiting=len(self._waiting))
-            self._overflowed = True
-            self._count("postponed")
-            return
-        self._waiting.append(_Arrival(topic, payload, self._context.clock(), ack))
-        self._waiting_bytes += len(payload)
+        now = self._context.clock()
+        batch = self._gathered
+        for received_us, arrival in enumerate(arrivals, microseconds(now)):
+            if self._overflowed or self._is_full(batch):
+                self._postpone(batch)
+                continue
+            batch.count += 1
+            batch.size += len(arrival.payload)
+            try:
+                stream = self._stream(arrival.topic or "")
+                batch.keep(
+                    self._judge.read(arrival.payload, stream=stream, received_us=received_us)
+                )
+            except Refused as why:
+                self._refuse(batch, arrival, why, now)
+            if arrival.qos:
+                batch.unacknowledged.setdefault(arrival.connection, []).append(arrival.message_id)
+        if batch.count > self._most_waiting // 2 and not self._is_alone:
+            self._context.mqtt.pause()
         self._filled.set()
 
+    def _is_full(self, batch: _Gathered) -> bool:
+        return batch.count >= self._most_waiting or batch.size > _MOST_WAITING_BYTES
+
+    def _stream(self, topic: str) -> StreamKey:
+        stream = self._streams.get(topic)
+        if stream is None:
+            stream = topics.stream(topic)
+            if stream is None:
+                raise Refused("malformed", "not a datum topic")
+            if len(self._streams) >= _MOST_TOPICS:
+                self._streams.clear()
+            self._streams[topic] = stream
+        return stream
+
+    def _refuse(self, batch: Batch, arrival: Arrival, why: Refused, now: datetime) -> None:
+        topic = arrival.topic or ""
+        stream = self._streams.get(topic)
+        user_id = stream.user_id if stream is not None else None
+        batch.refuse(why, source=topic, user_id=user_id, payload=arrival.payload, at=now)
+
+    def _postpone(self, batch: _Gathered) -> None:
+        if not self._overflowed:
+            log.warning("ingest.overflowed", waiting=batch.count)
+        self._overflowed = True
+        self._context.metrics.datum_in.labels("mqtt", "postponed").inc()
+
     async def serve(self) -> None:
-        """Store batch after batch."""
+        """Store batch after batch: while one is committed the next one gathers."""
         while True:
             await self._filled.wait()
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
-            self._waiting_bytes -= sum(len(arrival.payload) for arrival in batch)
-            await self._store(self._read(batch))
-            for arrival in batch:
-                arrival.ack()
-            if not self._waiting:
-                self._filled.clear()
-                if self._overflowed:
-                    self._overflowed = False
-                    self._context.mqtt.renew()
+            batch, self._gathered = self._gathered, _Gathered()
+            self._filled.clear()
+            self._context.mqtt.resume()
+            await self._store(batch)
+            batch.acknowledge()
+            self._judge.tell(batch)
+            if self._overflowed and not self._gathered.count:
+                self._overflowed = False
+                self._context.mqtt.renew()
 
-    async def _store(self, readings: Sequence[Datum]) -> None:
+    async def _store(self, batch: Batch) -> None:
         """Store a batch, as long as that takes; meanwhile nothing of it is acknowledged."""
         waited = False
         wait_s = 0.1
         while True:
             try:
-                strangers = await store(self._context, readings, door="mqtt")
+                await commit(self._context, batch)
             except Unavailable as error:
                 if not waited:
                     log.warning("ingest.waiting", reason=str(error))
-                waited = True
+                waited = self._is_alone = True
+                self._context.mqtt.resume()  # to hear whether the broker is still there
                 await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
                 wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
                 continue
+            self._is_alone = False
             if waited:
-                log.info("ingest.resumed", waiting=len(self._waiting))
-            for user_id in strangers:
-                self._tell(f"user {user_id}", "unknown_user", "the user has no account")
+                log.info("ingest.resumed", waiting=self._gathered.count)
             return
-
-    def _read(self, batch: Sequence[_Arrival]) -> list[Datum]:
-        """Return the usable datum; count the others, and tell about each source once."""
-        now = self._context.clock()
-        readings = []
-        for arrival in batch:
-            stream = topics.stream(arrival.topic)
-            if stream is None:
-                self._refuse(arrival, "malformed", "not a datum topic")
-                continue
-            try:
-                document = codec.decode(arrival.payload)
-                datum = datums.read(document, stream=stream, received_at=arrival.received_at)
-            except Malformed as error:
-                self._refuse(arrival, "malformed", str(error))
-                continue
-            if not datums.is_timely(datum, now=now, retention=self._retention):
-                self._refuse(arrival, "untimely", f"dated {datum.at}")
-                continue
-            readings.append(datum)
-        return readings
-
-    def _refuse(self, arrival: _Arrival, outcome: str, reason: str) -> None:
-        self._count(outcome)
-        self._tell(arrival.topic, outcome, reason)
-
-    def _tell(self, source: str, outcome: str, reason: str) -> None:
-        if source not in self._told and len(self._told) < _MOST_TOLD:
-            self._told.add(source)
-            log.warning("datum.refused", source=source, outcome=outcome, reason=reason)
-
-    def _count(self, outcome: str) -> None:
-        self._context.metrics.datum_in.labels("mqtt", outcome).inc()

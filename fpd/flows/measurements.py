@@ -18,7 +18,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from fpd.domain.measurement import Reading, Rules
-from fpd.flows import reports
+from fpd.flows import announcing, reports
 from fpd.flows.context import Context
 from fpd.flows.reports import Metering, Result
 from fpd.oscp import messages
@@ -96,6 +96,7 @@ async def _close_due(context: Context, *, now: datetime) -> int:
         work = await _measure(context, some, known=now)
         await _settle(context, work, now=now, settle=settle)
         context.bells.delivery()
+        context.bells.publishing()
 
     await _abreast(close, await _portions(context, due))
     return len(due)
@@ -126,6 +127,7 @@ async def _correct(context: Context, *, now: datetime) -> int:
         work = await _measure(context, some, known=now)
         await _amend(context, work, now=now)
         context.bells.delivery()
+        context.bells.publishing()
     return len(doubts)
 
 
@@ -264,6 +266,7 @@ async def _settle(
         async with context.db.transaction() as conn:
             owed = [_owed(context, one.due, report, now=now) for one, report in made if report.body]
             await outbox.owe(conn, owed, now=now)
+            await _announce(context, conn, [one.due for one, r in made if r.body], owed, now=now)
             told = [
                 Told(
                     due=one.due,
@@ -315,6 +318,7 @@ async def _amend(context: Context, work: Sequence[_Work[Doubt]], *, now: datetim
                 )
                 await _record(conn, "measurement.corrected", due, now=now, revision=revision)
             await outbox.owe(conn, owed, now=now)
+            await _announce(context, conn, [due for due, _ in changed], owed, now=now)
             await corrections.note(conn, told, now=now)
             await parts.carry_on(conn, [n for one in work for n in one.nexts])
             await corrections.go_on(conn, [one.due for one in work])
@@ -339,6 +343,31 @@ def _owed(context: Context, due: Due, report: _Report, *, now: datetime, revisio
         expires_at=now + timedelta(seconds=context.config.measurements.spool_s),
         revision=revision,
     )
+
+
+async def _announce(
+    context: Context,
+    conn: AsyncConnection,
+    of: Sequence[Due],
+    owed: Sequence[Owed],
+    *,
+    now: datetime,
+) -> None:
+    """Publish what peers are told."""
+    reported = [
+        announcing.Reported(
+            group_id=due.group_id,
+            peer_id=due.peer_id,
+            audience=due.audience,
+            operation=message.operation,
+            request_id=message.request_id,
+            revision=message.revision,
+            end_at=due.period.end_at,
+            body=message.body or b"",
+        )
+        for due, message in zip(of, owed, strict=True)
+    ]
+    await announcing.owe_reports(context, conn, reported, now=now)
 
 
 async def _record(

@@ -7,10 +7,10 @@ of actions, properties and placeholders are SolarNetwork's; decision M11 settles
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from itertools import groupby, islice
+from datetime import datetime
+from itertools import chain, islice
 
 import structlog
 from psycopg import AsyncConnection
@@ -20,17 +20,18 @@ from fpd.domain import source_id
 from fpd.domain.datum import Datum, StreamKey
 from fpd.domain.entities import AUDIENCES, Role, parse
 from fpd.domain.forecast import Block, ForecastType
-from fpd.errors import Malformed, Unavailable
+from fpd.domain.supersede import withdrawn
+from fpd.errors import Malformed
+from fpd.flows import blocks
 from fpd.flows.context import Context
 from fpd.mqtt import codec, topics
-from fpd.store import publications, streams
-from fpd.store.publications import Claimed, Outlet, Publication
+from fpd.store import forecasts, publications, streams
+from fpd.store.publications import Outlet, Publication
 
 log = structlog.get_logger()
 
-_LEASE = timedelta(seconds=30)
-_BATCH = 500
-_PART = 1000
+_PART = 500
+_EARLIER, _EARLIER_BYTES = 32, 2**20
 
 Placed = tuple[Outlet, str, Iterable[Datum]]
 """An outlet, the rendered source id, and the datum that go there."""
@@ -55,24 +56,20 @@ async def owe_heartbeat(
 
     placed = []
     for outlet in await publications.outlets(conn, peer_ids=[peer_id]):
-        values = _values(outlet, "Heartbeat")
-        other = (
-            ("co", "coName") if outlet.sender_role == Role.CAPACITY_PROVIDER else ("cp", "cpName")
-        )
-        values |= dict.fromkeys((*other, "dest"))
-        placed += _place(outlet, values, make)
-    await _owe(context, conn, placed, now=now)
+        placed += place(outlet, values_alone(outlet, "Heartbeat"), make)
+    await owe(context, conn, placed, now=now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForecastHeard:
-    """A forecast of a peer for a group, as far as its datum tell of it."""
+    """A forecast of a peer for a group, as far as its datum tell of it; `id` once it is kept."""
 
     peer_id: int
     group_id: int
     type: ForecastType
     request_id: str
     blocks: Sequence[Block]
+    id: int
 
 
 async def owe_forecasts(
@@ -83,27 +80,56 @@ async def owe_forecasts(
     outlets: Sequence[Outlet],
     now: datetime,
 ) -> None:
-    """Publish forecasts, in their order: one datum per block start, dated then."""
+    """Publish forecasts, in their order: one datum per block start, dated then, and one for each
+    start of earlier ones that they leave without meaning.
+    """
     by_key = {(outlet.sender_id, outlet.group_id): outlet for outlet in outlets}
+    told = [one for one in heard if (one.peer_id, one.group_id) in by_key]
+    if not told:
+        return
+    earlier = await forecasts.earlier(
+        conn,
+        [forecasts.Newer(one.id, one.group_id, one.peer_id, one.type) for one in told],
+        now=now,
+        most=_EARLIER,
+        most_bytes=_EARLIER_BYTES,
+    )
+    gone = await asyncio.to_thread(_withdrawn, told, earlier, now)
     placed = []
-    for one in heard:
-        outlet = by_key.get((one.peer_id, one.group_id))
-        if outlet is not None:
-            placed += _place_forecast(outlet, one)
-    await _owe(context, conn, placed, now=now)
+    for one, starts in zip(told, gone, strict=True):
+        placed += _place_forecast(by_key[one.peer_id, one.group_id], one, starts)
+    await owe(context, conn, placed, now=now)
 
 
-def _place_forecast(outlet: Outlet, heard: ForecastHeard) -> list[Placed]:
+def _withdrawn(
+    told: Sequence[ForecastHeard], earlier: Sequence[Sequence[bytes]], now: datetime
+) -> list[list[datetime]]:
+    return [
+        withdrawn([blocks.of(body) for body in bodies], one.blocks, after=now) if bodies else []
+        for one, bodies in zip(told, earlier, strict=True)
+    ]
+
+
+def _place_forecast(outlet: Outlet, heard: ForecastHeard, gone: Sequence[datetime]) -> list[Placed]:
     alias = datums.FORECAST_ALIAS[heard.type]
-    values = _values(outlet, "UpdateGroupCapacityForecast") | {"forecastType": alias}
+    of_forecast = values(outlet, "UpdateGroupCapacityForecast") | {"forecastType": alias}
 
     def make(stream: StreamKey) -> Iterable[Datum]:
-        return datums.of_forecast(heard.blocks, stream=stream, request_id=heard.request_id)
+        return chain(
+            datums.of_withdrawal(gone, stream=stream, request_id=heard.request_id),
+            datums.of_forecast(heard.blocks, stream=stream, request_id=heard.request_id),
+        )
 
-    return _place(outlet, values, make, suffix=alias)
+    return place(outlet, of_forecast, make, suffix=alias)
 
 
-def _values(outlet: Outlet, action: str) -> dict[str, str | int | None]:
+def values_alone(outlet: Outlet, action: str) -> dict[str, str | int | None]:
+    """Return the same for what concerns the sender alone: there is no other side."""
+    other = ("co", "coName") if outlet.sender_role == Role.CAPACITY_PROVIDER else ("cp", "cpName")
+    return values(outlet, action) | dict.fromkeys((*other, "dest"))
+
+
+def values(outlet: Outlet, action: str) -> dict[str, str | int | None]:
     """Return what every placeholder stands for; the sender is one side, the receiver the other."""
     from_provider = outlet.sender_role == Role.CAPACITY_PROVIDER
     parties = (outlet.provider_id, outlet.optimizer_id)
@@ -123,13 +149,14 @@ def _values(outlet: Outlet, action: str) -> dict[str, str | int | None]:
     }
 
 
-def _place(
+def place(
     outlet: Outlet,
-    values: dict[str, str | int | None],
+    values: Mapping[str, str | int | None],
     make: Callable[[StreamKey], Iterable[Datum]],
     *,
     suffix: str = "",
 ) -> list[Placed]:
+    """Find the stream that a datum goes to, and its source id as it is written."""
     template = outlet.template or source_id.DEFAULT_TEMPLATE
     try:
         rendered = source_id.render(template, values, suffix=suffix)
@@ -141,9 +168,15 @@ def _place(
     return [(outlet, rendered, make(stream))]
 
 
-async def _owe(
-    context: Context, conn: AsyncConnection, placed: Sequence[Placed], *, now: datetime
+async def owe(
+    context: Context,
+    conn: AsyncConnection,
+    placed: Iterable[Placed],
+    *,
+    now: datetime,
+    kept: bool = True,
 ) -> None:
+    """Owe datum to the broker and, unless not to be `kept`, write them to our own streams."""
     encoding = context.config.mqtt.encoding
     made = ((outlet, name, datum) for outlet, name, those in placed for datum in those)
     # A part at a time, so that others are served between the datum of very long forecasts.
@@ -156,52 +189,6 @@ async def _owe(
             if outlet.to_solar_flux
         ]
         await publications.owe(conn, messages, now=now)
-        kept = [datum for outlet, _, datum in part if outlet.to_solar_in]
-        await streams.write(conn, kept, now=now, is_own=True)
-
-
-async def step(context: Context) -> bool:
-    """Publish what is owed; topics side by side, one topic in order.
-
-    Raises Unavailable while the broker is away and something waits for it.
-    """
-    now = context.clock()
-    async with context.db.transaction() as conn:
-        if not context.mqtt.connected:
-            if await publications.are_owed(conn):
-                raise Unavailable("the MQTT broker is away")
-            return False
-        claimed = await publications.claim(conn, now=now, lease=_LEASE, limit=_BATCH)
-    if not claimed:
-        return False
-    by_topic = [
-        list(messages)
-        for _, messages in groupby(sorted(claimed, key=lambda m: m.topic), key=lambda m: m.topic)
-    ]
-    sent = await asyncio.gather(*[_publish(context, messages) for messages in by_topic])
-    published = {id for ids in sent for id in ids}
-    left = [message.id for message in claimed if message.id not in published]
-    async with context.db.connection() as conn:
-        await publications.settle(conn, published=list(published), given_back=left)
-    context.metrics.publications.inc(len(published))
-    if left:
-        raise Unavailable("the MQTT broker is away")
-    return True
-
-
-async def _publish(context: Context, messages: Sequence[Claimed]) -> list[int]:
-    """Publish the messages of one topic one after the other; return the ids acknowledged.
-
-    Killed before they are settled, they are published again: at least once.
-    """
-    settings = context.config.mqtt
-    published = []
-    for message in messages:
-        try:
-            await context.mqtt.publish(
-                message.topic, message.payload, qos=settings.qos, retain=settings.retain
-            )
-        except Unavailable:
-            break
-        published.append(message.id)
-    return published
+        if kept:
+            own = [datum for outlet, _, datum in part if outlet.to_solar_in]
+            await streams.write(conn, own, now=now, is_own=True)

@@ -15,7 +15,7 @@ from fpd.store import (
     instructions,
     outbox,
     parts,
-    publications,
+    refusals,
     segments,
     streams,
 )
@@ -42,7 +42,7 @@ async def step(context: Context) -> bool:
         await devices.forget_commands(conn, before=ago(keep.control_days))
         await control.forget_envelopes(conn, before=ago(keep.control_days))
         await forecasts.forget(conn, before=ago(keep.forecasts_days))
-        await publications.forget(conn, before=ago(keep.publications_days))
+        await refusals.forget(conn, before=ago(keep.messages_days))
         doubtful = now - timedelta(seconds=measurements.correction_window_s) - _SLACK
         await corrections.forget(conn, before=doubtful)
         await parts.forget(conn, before=doubtful)

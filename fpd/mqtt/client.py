@@ -14,6 +14,7 @@ import structlog
 
 from fpd.errors import Unavailable
 from fpd.mqtt import topics
+from fpd.mqtt.batch import Outgoing
 from fpd.mqtt.connection import Arrival, Connection, Endpoint, connect
 
 log = structlog.get_logger()
@@ -28,11 +29,16 @@ _OFFLINE = b"offline"
 Handler = Callable[[str, bytes, Callable[[], None]], None]
 """Takes (topic, payload, ack). `ack` is called once the message is safe, whenever that is."""
 
+BatchHandler = Callable[[Sequence[Arrival]], None]
+"""Takes what has come at once; each has a topic. Their connection acknowledges them."""
 
-@dataclass(frozen=True, slots=True)
+_MOST_KNOWN = 20_000  # topics whose subscription is remembered
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Subscription:
     filters: tuple[str, ...]
-    handler: Handler
+    handler: BatchHandler
 
 
 class MqttClient:
@@ -67,8 +73,10 @@ class MqttClient:
             will_payload=_OFFLINE,
         )
         self._subscriptions: list[_Subscription] = []
+        self._known: dict[str, _Subscription] = {}
         self._connection: Connection | None = None
         self._renewing = False
+        self.connections = 0  # so far; a broker may have forgotten everything in between
 
     @property
     def connected(self) -> bool:
@@ -85,15 +93,45 @@ class MqttClient:
             raise Unavailable("the MQTT broker is away")
         await self._connection.publish(topic, payload, qos=qos, retain=retain)
 
+    async def publish_all(self, messages: Sequence[Outgoing], *, qos: int) -> int:
+        """Publish messages in their order; return how many of them, from the first on, are safe.
+
+        Fewer than all: the broker went away, or is slow. One call at a time.
+        """
+        if self._connection is None:
+            return 0
+        return await self._connection.publish_all(messages, qos=qos)
+
     def subscribe(self, filters: Sequence[str], handler: Handler) -> None:
         """Hand what matches one of `filters` to `handler`, now and after every reconnection.
 
         The handler runs on the event loop and returns at once; it must not raise. A message is
         given to the first subscription that it matches, and comes again until it is acknowledged.
         """
+
+        def each(arrivals: Sequence[Arrival]) -> None:
+            for arrival in arrivals:
+                assert arrival.topic is not None
+                handler(arrival.topic, arrival.payload, arrival.ack)
+
+        self.subscribe_many(filters, each)
+
+    def subscribe_many(self, filters: Sequence[str], handler: BatchHandler) -> None:
+        """Do what `subscribe` does, for a handler that takes many messages at a time."""
         self._subscriptions.append(_Subscription(tuple(filters), handler))
+        self._known.clear()
         if self._connection is not None:
             self._connection.subscribe(filters)
+
+    def pause(self) -> None:
+        """Read nothing from the broker for a moment; a new connection is read at once."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Read again, if it was paused."""
+        if self._connection is not None:
+            self._connection.resume()
 
     def renew(self) -> None:
         """Connect anew, so that the broker delivers again what was not acknowledged."""
@@ -115,6 +153,7 @@ class MqttClient:
                     told = True
             else:
                 log.info("mqtt.connected", broker=self._name)
+                self.connections += 1
                 since_s = loop.time()
                 reason = await self._serve(self._connection)
                 if loop.time() - since_s > _STEADY_S:
@@ -137,8 +176,7 @@ class MqttClient:
         greeting = asyncio.create_task(self._say(connection, _ONLINE))
         try:
             while connection.lost is None:
-                for arrival in await connection.arrivals():
-                    self._dispatch(arrival)
+                self._dispatch(await connection.arrivals())
             return connection.lost
         except asyncio.CancelledError:
             await self._say(connection, _OFFLINE)
@@ -153,13 +191,26 @@ class MqttClient:
             async with asyncio.timeout(_FAREWELL_S):
                 await connection.publish(self._status_topic, status, qos=1, retain=True)
 
-    def _dispatch(self, arrival: Arrival) -> None:
-        topic = arrival.topic
-        if topic is not None:
-            for subscription in self._subscriptions:
-                if any(topics.matches(topic, pattern) for pattern in subscription.filters):
-                    subscription.handler(topic, arrival.payload, arrival.ack)
-                    return
-        # A session that the broker has kept may still hold filters of a former configuration.
-        log.debug("mqtt.unexpected", topic=topic)
-        arrival.ack()
+    def _dispatch(self, arrivals: Sequence[Arrival]) -> None:
+        known = self._known
+        found: dict[_Subscription, list[Arrival]] = {}
+        for arrival in arrivals:
+            topic = arrival.topic
+            subscription = None if topic is None else known.get(topic) or self._find(topic)
+            if subscription is not None:
+                found.setdefault(subscription, []).append(arrival)
+                continue
+            # A session that the broker has kept may still hold filters of a former configuration.
+            log.debug("mqtt.unexpected", topic=topic)
+            arrival.ack()
+        for subscription, its in found.items():
+            subscription.handler(its)
+
+    def _find(self, topic: str) -> _Subscription | None:
+        for subscription in self._subscriptions:
+            if any(topics.matches(topic, pattern) for pattern in subscription.filters):
+                if len(self._known) >= _MOST_KNOWN:
+                    self._known.clear()
+                self._known[topic] = subscription
+                return subscription
+        return None

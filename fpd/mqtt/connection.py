@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from fpd.errors import Unavailable
+from fpd.mqtt.batch import Batch, Outgoing
+from fpd.mqtt.wire import Publish, Wire
 
 log = structlog.get_logger()
 
 _CONNECT_S = 5.0  # TCP, and again TLS
 _ACCEPT_S = 10.0  # from CONNECT to CONNACK
 _PUBACK_S = 10.0
+_BATCH_S = 5.0
 _KEEPALIVE_S = 20  # a dead connection is noticed within twice that
 _TICK_S = 1.0
-_IN_FLIGHT = 256  # publications on the wire; more of them wait inside paho
 _SUBSCRIBE_QOS = 1
 
 
@@ -49,8 +50,7 @@ class Endpoint:
     will_payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A message that came in. `topic` None: it is not UTF-8."""
 
     topic: str | None
@@ -64,7 +64,8 @@ class Arrival:
 
         Nothing happens when its connection is gone: the broker delivers it again then.
         """
-        self.connection.ack(self)
+        if self.qos:
+            self.connection.ack([self.message_id])
 
 
 async def connect(endpoint: Endpoint) -> Connection:
@@ -92,7 +93,7 @@ async def connect(endpoint: Endpoint) -> Connection:
 
 
 def _client(endpoint: Endpoint) -> Client:
-    client = Client(
+    client = _Client(
         CallbackAPIVersion.VERSION2,
         client_id=endpoint.client_id,
         clean_session=False,
@@ -101,7 +102,7 @@ def _client(endpoint: Endpoint) -> Client:
         manual_ack=True,
     )
     client.connect_timeout = _CONNECT_S
-    client.max_inflight_messages_set(_IN_FLIGHT)
+    client.max_inflight_messages_set(0)  # the window is ours: paho looks through all its messages
     client.will_set(endpoint.will_topic, endpoint.will_payload, qos=1, retain=True)
     if endpoint.username is not None:
         client.username_pw_set(endpoint.username, endpoint.password)
@@ -110,6 +111,14 @@ def _client(endpoint: Endpoint) -> Client:
         context.sslsocket_class = _TlsSocket
         client.tls_set_context(context)
     return client
+
+
+class _Client(Client):
+    """Reads and writes through our wire."""
+
+    def _create_socket(self) -> Any:
+        plain: Any = super()._create_socket()
+        return Wire(plain)
 
 
 class _TlsSocket(ssl.SSLSocket):
@@ -134,12 +143,12 @@ class Connection:
         self._wake = asyncio.Event()
         self._arrivals: list[Arrival] = []
         self._awaited: dict[int, asyncio.Future[None]] = {}
+        self._batch: Batch | None = None
         self._asked: dict[int, tuple[str, ...]] = {}
         self._lost: str | None = None
         self._misc_at = self._loop.time()
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         self._attach()
@@ -186,10 +195,8 @@ class Connection:
         """
         if self._lost is not None:
             raise Unavailable("the MQTT broker is away")
-        sent = self._client.publish(topic, payload, qos=qos, retain=retain)
-        if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise Unavailable("the MQTT broker is away")
-        done = self._awaited[sent.mid] = self._loop.create_future()
+        message_id = self._send(Outgoing(topic, payload, retain), qos)
+        done = self._awaited[message_id] = self._loop.create_future()
         try:
             async with asyncio.timeout(_PUBACK_S):
                 await done
@@ -197,12 +204,67 @@ class Connection:
             self.drop("no acknowledgement")
             raise Unavailable("the MQTT broker does not answer") from None
         finally:
-            self._awaited.pop(sent.mid, None)
+            self._awaited.pop(message_id, None)
 
-    def ack(self, arrival: Arrival) -> None:
-        """Acknowledge a message of this connection, if there still is one."""
-        if self._lost is None and arrival.qos:
-            self._client.ack(arrival.message_id, arrival.qos)
+    async def publish_all(self, messages: Sequence[Outgoing], *, qos: int) -> int:
+        """Send messages in their order, many at a time, one call at a time; return how many of
+        them, from the first on, the broker has (QoS 1) or have left (QoS 0).
+
+        Fewer than all: the connection is lost, by itself or because the broker fell silent, or
+        the broker is slow; after a while no more are begun.
+        """
+        batch = self._batch = Batch(messages)
+        end = self._loop.time() + _BATCH_S
+        try:
+            while not batch.complete and self._lost is None:
+                before = batch.count
+                try:
+                    batch.fill(lambda message: self._send(message, qos))
+                    async with asyncio.timeout(_PUBACK_S):
+                        await batch.changed.wait()
+                except Unavailable as error:
+                    self.drop(str(error))
+                except TimeoutError:
+                    if batch.count == before or self._loop.time() > end + _PUBACK_S:
+                        self.drop("no acknowledgement")
+                batch.changed.clear()
+                if self._loop.time() > end:
+                    batch.close()
+            return batch.safe
+        finally:
+            self._batch = None
+
+    def _send(self, message: Outgoing, qos: int) -> int:
+        """Hand a message to paho; return its id. Raises Unavailable."""
+        sent = self._client.publish(message.topic, message.payload, qos=qos, retain=message.retain)
+        if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise Unavailable("the MQTT broker is away")
+        return sent.mid
+
+    def ack(self, message_ids: Sequence[int]) -> None:
+        """Acknowledge messages of this connection (QoS 1), if there still is one."""
+        wire = self._wire()
+        if wire is not None and self._lost is None:
+            wire.acknowledge(message_ids)
+            if wire.owes:
+                self._loop.add_writer(wire.fileno(), self._writable)
+
+    def pause(self) -> None:
+        """Read nothing until `resume`; what the broker sends waits in the network, or with it.
+
+        Not for longer than a few seconds: answers of the broker are not heard either.
+        """
+        wire = self._wire()
+        if wire is not None:
+            self._loop.remove_reader(wire.fileno())
+
+    def resume(self) -> None:
+        """Read again, if it was paused."""
+        wire = self._wire()
+        if wire is not None and self._lost is None:
+            self._loop.add_reader(wire.fileno(), self._readable)
+            if wire.is_pending:
+                self._loop.call_soon(self._readable)
 
     def leave(self) -> None:
         """Disconnect in good order: the broker keeps our session and drops our will."""
@@ -214,30 +276,35 @@ class Connection:
     def drop(self, reason: str) -> None:
         """Let go of the connection at once, whatever the other side thinks."""
         self._lose(reason)
-        plain = self._client.socket()
-        if isinstance(plain, socket.socket):
+        wire = self._wire()
+        if wire is not None:
             with contextlib.suppress(OSError):
-                plain.shutdown(socket.SHUT_RDWR)
+                wire.shutdown()
         while self._client.socket() is not None:
             self._client.loop_read()
 
+    def _wire(self) -> Wire | None:
+        wire: Any = self._client.socket()
+        return wire if isinstance(wire, Wire) else None
+
     def _attach(self) -> None:
         """Have the event loop tell paho when its socket can be read or written."""
-        plain = self._client.socket()
-        if plain is None:
+        wire = self._wire()
+        if wire is None:
             self._lose("closed at once")
             return
-        handle, loop = plain.fileno(), self._loop
+        handle, loop = wire.fileno(), self._loop
 
         def close(*_: object) -> None:
             loop.remove_reader(handle)
             loop.remove_writer(handle)
 
         def register_write(*_: object) -> None:
-            loop.add_writer(handle, self._client.loop_write)
+            loop.add_writer(handle, self._writable)
 
         def unregister_write(*_: object) -> None:
-            loop.remove_writer(handle)
+            if not wire.owes:
+                loop.remove_writer(handle)
 
         self._client.on_socket_close = close
         self._client.on_socket_register_write = register_write
@@ -247,10 +314,25 @@ class Connection:
             self._client.loop_write()
 
     def _readable(self) -> None:
-        self._client.loop_read()
+        wire = self._wire()
+        if wire is None:
+            return
+        self._receive(wire.read())
         # TLS may have decrypted more than was asked for, and the socket keeps silent about it.
-        while isinstance(plain := self._client.socket(), ssl.SSLSocket) and plain.pending():
+        while wire.is_pending:
+            self._receive(wire.read())
+        while wire.has_news and self._client.socket() is not None:
             self._client.loop_read()
+
+    def _writable(self) -> None:
+        wire = self._wire()
+        if wire is None:
+            return
+        wire.flush()
+        if self._client.want_write():
+            self._client.loop_write()
+        elif not wire.owes:
+            self._loop.remove_writer(wire.fileno())
 
     def _lose(self, reason: str) -> None:
         if self._lost is not None:
@@ -259,6 +341,8 @@ class Connection:
         for done in self._awaited.values():
             if not done.done():
                 done.set_exception(Unavailable("the MQTT broker went away"))
+        if self._batch is not None:
+            self._batch.changed.set()
         if not self._accepted.done():
             self._accepted.set_exception(ConnectionError(reason))
         self._wake.set()
@@ -278,18 +362,21 @@ class Connection:
     ) -> None:
         self._lose(str(code))
 
-    def _on_message(self, _c: Client, _u: Any, message: MQTTMessage) -> None:
-        try:
-            topic: str | None = message.topic
-        except UnicodeDecodeError:
-            topic = None
-        payload = bytes(message.payload)
-        self._arrivals.append(Arrival(topic, payload, message.mid, message.qos, self))
-        self._wake.set()
+    def _receive(self, messages: Iterable[Publish]) -> None:
+        for raw_topic, payload, message_id, qos in messages:
+            try:
+                topic: str | None = raw_topic.decode()
+            except UnicodeDecodeError:
+                topic = None
+            self._arrivals.append(Arrival(topic, payload, message_id, qos, self))
+        if self._arrivals:
+            self._wake.set()
 
     def _on_publish(
         self, _c: Client, _u: Any, mid: int, _code: ReasonCode, _p: Properties | None
     ) -> None:
+        if self._batch is not None and self._batch.acknowledge(mid):
+            return
         done = self._awaited.get(mid)
         if done is not None and not done.done():
             done.set_result(None)

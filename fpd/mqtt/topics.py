@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from fpd.domain import source_id as source_ids
-from fpd.domain.datum import StreamKey
+from fpd.domain.datum import StreamKey, stream_key
 
 _DEFAULT_USER = 1  # the owner of datum whose topic names none (decision D4)
-_BIGGEST_ID = 2**63 - 1
+_UNFIT = re.compile(r"[+#/%\x00-\x1f\x7f-\x9f]")
 _DATUM = re.compile(r"(?:user/(\d{1,19})/)?node/(\d{1,19})/datum/0/(.+)", re.ASCII)
 
 
@@ -22,28 +21,32 @@ def status(instance: str) -> str:
     return f"fpd/{instance}/status"
 
 
+def tree(instance: str, kind: str, key: str) -> str:
+    """Return the topic of a state in the retained tree; no two keys give the same.
+
+    >>> tree("fpd", "device", "cell/1")
+    'fpd/fpd/device/cell%2F1'
+    """
+    return f"fpd/{instance}/{kind}/{_UNFIT.sub(lambda found: f'%{ord(found[0]):02X}', key)}"
+
+
 def stream(topic: str) -> StreamKey | None:
     """Return the stream that a topic's datum belong to, None when it is not a datum topic."""
     found = _DATUM.fullmatch(topic)
     if found is None:
         return None
     user_id, node_id = int(found[1] or _DEFAULT_USER), int(found[2])
-    source_id = source_ids.identity(found[3])
-    fits = (
-        0 < user_id <= _BIGGEST_ID
-        and 0 < node_id <= _BIGGEST_ID
-        and 0 < len(source_id) <= source_ids.LONGEST
-        and source_id.isprintable()
-    )
-    return StreamKey(user_id, node_id, source_id) if fits else None
+    return stream_key(user_id, node_id, found[3])
 
 
 def matches(topic: str, pattern: str) -> bool:
-    """Return whether a topic matches a filter.
+    """Return whether a topic matches a filter; a shared one (`$share/group/filter`) as its filter.
 
     >>> matches("node/7/datum/0/meter/1", "node/+/datum/0/#")
     True
     """
+    if pattern.startswith("$share/"):
+        pattern = pattern.split("/", 2)[2]
     levels, wanted = topic.split("/"), pattern.split("/")
     if topic.startswith("$") and wanted[0] in ("+", "#"):
         return False

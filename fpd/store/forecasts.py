@@ -125,6 +125,54 @@ async def load(conn: AsyncConnection, *, group_ids: Sequence[int]) -> dict[int, 
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Newer:
+    """A kept forecast, of which the earlier ones of its kind are asked for."""
+
+    id: int
+    group_id: int
+    peer_id: int
+    type: str
+
+
+async def earlier(
+    conn: AsyncConnection, newer: Sequence[Newer], *, now: datetime, most: int, most_bytes: int
+) -> list[list[bytes]]:
+    """Return for each of them the bodies of earlier forecasts of the same peer, group and type
+    that have not ended, oldest first: the newest `most` of them, and no more than `most_bytes`.
+    """
+    cursor = await conn.execute(
+        """
+        select n.position, f.body
+          from unnest(%(ids)s::bigint[], %(groups)s::bigint[], %(peers)s::bigint[],
+                      %(types)s::text[]) with ordinality
+               as n (id, group_id, peer_id, type, position)
+         cross join lateral (
+               select id, body, sum(octet_length(body)) over (order by id desc) as bytes
+                 from forecast
+                where group_id = n.group_id and peer_id = n.peer_id and type = n.type and open
+                  and ends_at > %(now)s and id < n.id
+                order by id desc
+                limit %(most)s) as f
+         where f.bytes <= %(most_bytes)s
+         order by n.position, f.id
+        """,
+        {
+            "ids": [one.id for one in newer],
+            "groups": [one.group_id for one in newer],
+            "peers": [one.peer_id for one in newer],
+            "types": [one.type for one in newer],
+            "now": now,
+            "most": most,
+            "most_bytes": most_bytes,
+        },
+    )
+    found: list[list[bytes]] = [[] for _ in newer]
+    for position, body in await cursor.fetchall():
+        found[position - 1].append(bytes(body))
+    return found
+
+
 async def close(conn: AsyncConnection, *, ids: Collection[int]) -> None:
     """Leave forecasts out from now on: newer ones or time have left nothing of them."""
     await conn.execute("update forecast set open = false where id = any(%s)", (list(ids),))

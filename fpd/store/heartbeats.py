@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from fpd.store.reach import Reach
+
+_APART = timedelta(seconds=0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +35,17 @@ _WANTED = """
 
 
 async def schedule(conn: AsyncConnection, *, peer_id: int, due_at: datetime) -> None:
-    """Make the next heartbeat to the peer due at `due_at`, or earlier if it already was."""
+    """Make the next heartbeat to the peer due at `due_at`, or earlier if it already was.
+
+    One that has just left, or is about to, is not followed by another at once.
+    """
     await conn.execute(
         """
-        insert into heartbeat_due (peer_id, due_at) values (%(peer_id)s, %(due_at)s)
+        insert into heartbeat_due as h (peer_id, due_at) values (%(peer_id)s, %(due_at)s)
         on conflict (peer_id) do update
-           set due_at = least(heartbeat_due.due_at, excluded.due_at)
+           set due_at = least(h.due_at, greatest(excluded.due_at, h.sent_at + %(apart)s))
         """,
-        {"peer_id": peer_id, "due_at": due_at},
+        {"peer_id": peer_id, "due_at": due_at, "apart": _APART},
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
+
+from fpd.store import refusals, stream_health
+from fpd.store.refusals import Refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +113,23 @@ class Debts:
     publications_pending: int
 
 
+_STREAMS = 200  # a page for people; the others are at /api/v1/datum
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
+    """`streams`: the ill ones first, not all of many; `stream_counts`: all, by their health."""
+
     peers: tuple[Peer, ...]
     groups: tuple[Group, ...]
     devices: tuple[Device, ...]
     debts: Debts
+    streams: tuple[stream_health.Stream, ...] = ()
+    stream_counts: Mapping[str, int] = field(default_factory=dict)
+    refused: tuple[Refusal, ...] = ()
+
+
+_EXAMPLES = 20  # sources whose datum were refused; all of them have a door of their own
 
 
 async def load(
@@ -136,6 +150,9 @@ async def load(
         groups=await groups(conn, user_id=user_id, now=now),
         devices=await devices(conn, names=device_names),
         debts=await debts(conn, user_id=user_id),
+        streams=await stream_health.shown(conn, user_id=user_id, now=now, limit=_STREAMS),
+        stream_counts=await stream_health.counts(conn, user_id=user_id),
+        refused=tuple(await refusals.listed(conn, user_id=user_id, limit=_EXAMPLES)),
     )
 
 

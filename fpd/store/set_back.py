@@ -20,7 +20,7 @@ _LEASED = (
     "control_due",
     "measurement_due",
     "measurement_recheck",
-    "publication",
+    "publisher",
     "device_state",
 )
 

@@ -114,6 +114,10 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def goes_on(self) -> None:
+        """A long answer makes headway: from here on it has as long as a whole request."""
+        self._within(self._among.request_s, self.drop)
+
     def drop(self) -> None:
         """Close the connection at once, whatever is still to be read or written."""
         if self.transport is not None:

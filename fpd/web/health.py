@@ -6,15 +6,17 @@ import asyncio
 import math
 from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import get_args
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from fpd.domain.link import Link
+from fpd.domain.stream_health import State
 from fpd.errors import Unavailable
 from fpd.flows.context import Context
 from fpd.flows.loop import Loop
-from fpd.store import migrations, overview
+from fpd.store import migrations, overview, stream_health
 from fpd.web.keys import CONTEXT
 from fpd.web.status import PATIENCE_S, viewer, within
 
@@ -101,17 +103,22 @@ async def _refresh(context: Context) -> None:
     """Set the gauges that are read from the database; without it they have no value."""
     metrics = context.metrics
     counts: overview.Counts | None
+    streams: dict[str, int]
     try:
-        counts = await within(context, PATIENCE_S, lambda: _counts(context), name="metrics")
+        counts, streams = await within(
+            context, PATIENCE_S, lambda: _counts(context), name="metrics"
+        )
     except Unavailable:
-        counts = None
+        counts, streams = None, {}
     metrics.up.labels("database").set(counts is not None)
     metrics.up.labels("broker").set(context.mqtt.connected)
     metrics.outbox.set(math.nan if counts is None else counts.outbox_pending)
     for link in Link:
         metrics.links.labels(link).set(math.nan if counts is None else counts.links.get(link, 0))
+    for state in get_args(State):
+        metrics.streams.labels(state).set(math.nan if counts is None else streams.get(state, 0))
 
 
-async def _counts(context: Context) -> overview.Counts:
+async def _counts(context: Context) -> tuple[overview.Counts, dict[str, int]]:
     async with context.db.connection() as conn:
-        return await overview.counts(conn)
+        return await overview.counts(conn), await stream_health.counts(conn)

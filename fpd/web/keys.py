@@ -7,7 +7,9 @@ from aiohttp import web
 from fpd.flows.context import Context
 from fpd.flows.identify import Tokens
 from fpd.flows.intake import Intake
+from fpd.flows.judging import Judge
 
 CONTEXT = web.AppKey("context", Context)
 INTAKE = web.AppKey("intake", Intake)
 TOKENS = web.AppKey("tokens", Tokens)
+JUDGE = web.AppKey("judge", Judge)

@@ -19,7 +19,19 @@ from fpd import __version__
 from fpd.flows.manage.entity import Entity
 from fpd.flows.registration import VERSION
 from fpd.oscp import messages
-from fpd.web import actions, groups, openapi_groups, openapi_tokens, oscp, tokens
+from fpd.web import (
+    actions,
+    datum_in,
+    datum_out,
+    groups,
+    openapi_datum,
+    openapi_datum_out,
+    openapi_groups,
+    openapi_tokens,
+    oscp,
+    solarquery,
+    tokens,
+)
 from fpd.web.manage import instructions, openapi_schemas
 
 Schema = dict[str, Any]
@@ -100,32 +112,6 @@ _WHY: Final[Mapping[int, str]] = {
     501: "no common version",
     503: "something we depend on is away: see Retry-After",
 }
-_INSTRUCTION: Final[Schema] = {
-    "type": "object",
-    "properties": {
-        "id": {"type": "integer"},
-        "topic": {"type": "string"},
-        "state": {"enum": ["Queuing", "Executing", "Completed", "Declined"]},
-        "resultParameters": {"type": "object", "additionalProperties": {"type": "string"}},
-    },
-    "required": ["id", "topic", "state", "resultParameters"],
-}
-# The same may come as a form or in the query: `parameters[0].name=…&parameters[0].value=…`.
-_PARAMETERS: Final[Schema] = {
-    "type": "object",
-    "properties": {
-        "nodeId": {"type": ["integer", "null"], "minimum": 1},
-        "params": {"type": "object", "additionalProperties": {"type": "string"}},
-        "parameters": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
-                "required": ["name", "value"],
-            },
-        },
-    },
-}
 _SECURITY: Final[Schema] = {
     "oscp": {
         "type": "apiKey",
@@ -152,6 +138,13 @@ _SECURITY: Final[Schema] = {
     },
 }
 _OPEN: Final = ("/healthz", "/readyz", "/openapi.json", "/api")
+# Rooms that describe their doors themselves.
+_ROOMS: Final = (
+    (groups.PREFIX, openapi_groups),
+    (tokens.PREFIX, openapi_tokens),
+    (datum_out.PREFIX, openapi_datum_out),
+    (solarquery.PREFIX, openapi_datum_out),
+)
 _MANAGEMENT: Final[list[Schema]] = [{"management": []}, {"signature": []}]
 
 
@@ -226,13 +219,14 @@ def _operation(route: web.RouteDef) -> Schema:
         return operation | _managed(route, entity, operation["parameters"])
     if route.path.startswith(instructions.PREFIX):
         return operation | _instructed(route)
-    if route.path.startswith(groups.PREFIX):
-        told = _own(route)
-        return operation | told | openapi_groups.described(route, told, operation["parameters"])
-    if route.path.startswith(tokens.PREFIX):
-        told = _own(route)
-        return operation | told | openapi_tokens.described(route, told, operation["parameters"])
-    return operation | _own(route)
+    told = _own(route)
+    if (route.method, route.path) in datum_in.DOORS:
+        return operation | told | openapi_datum.described(route, told)
+    for prefix, room in _ROOMS:
+        if route.path.startswith(prefix):
+            own: Schema = room.described(route, told, operation["parameters"])
+            return operation | told | own
+    return operation | told
 
 
 def _summary(handler: Any) -> str:
@@ -324,7 +318,10 @@ def _managed(route: web.RouteDef, entity: Entity, parameters: list[Schema]) -> S
 
 
 def _instructed(route: web.RouteDef) -> Schema:
-    shown = {"type": "object", "properties": {"success": {"const": True}, "data": _INSTRUCTION}}
+    shown = {
+        "type": "object",
+        "properties": {"success": {"const": True}, "data": openapi_schemas.INSTRUCTION},
+    }
     described: Schema = {
         "tags": ["instructions"],
         "security": _MANAGEMENT,
@@ -336,7 +333,7 @@ def _instructed(route: web.RouteDef) -> Schema:
     if route.method == "GET":
         id = {"type": "integer", "minimum": 1}
         return described | {"parameters": [{"name": "id", "in": "query", "schema": id}]}
-    return described | _body(_PARAMETERS, required=False)
+    return described | _body(openapi_schemas.PARAMETERS, required=False)
 
 
 def _own(route: web.RouteDef) -> Schema:

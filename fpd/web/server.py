@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,12 +16,15 @@ from fpd import errors
 from fpd.flows.context import Context
 from fpd.flows.identify import Tokens
 from fpd.flows.intake import Intake
+from fpd.flows.judging import Judge
 from fpd.flows.loop import Loop
 from fpd.oscp.headers import CORRELATION_ID, REQUEST_ID
 from fpd.web import (
     actions,
     by_hand,
     dashboard,
+    datum_in,
+    datum_out,
     groups,
     health,
     history,
@@ -28,13 +32,14 @@ from fpd.web import (
     messages,
     openapi,
     oscp,
+    solarquery,
     status,
     tokens,
 )
 from fpd.web.body import NotJson, TooSlow
 from fpd.web.connections import SERVER
 from fpd.web.health import LOOPS
-from fpd.web.keys import CONTEXT, INTAKE, TOKENS
+from fpd.web.keys import CONTEXT, INTAKE, JUDGE, TOKENS
 from fpd.web.limits import LIMITS, Limits
 
 log = structlog.get_logger()
@@ -61,8 +66,11 @@ _BODY_LEFT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TO
 
 
 def _routes() -> tuple[web.RouteDef, ...]:
-    rooms = (oscp, manage, actions, groups, by_hand, messages, history, tokens, status, health)
-    routes = [route for room in (*rooms, dashboard) for route in room.routes()]
+    rooms = (
+        *(oscp, manage, actions, groups, by_hand, messages, history, tokens),
+        *(datum_in, datum_out, solarquery, status, health, dashboard),
+    )
+    routes = [route for room in rooms for route in room.routes()]
     return (*routes, openapi.route(routes))
 
 
@@ -77,9 +85,11 @@ def application(context: Context, loops: Sequence[Loop]) -> web.Application:
     )
     app[CONTEXT] = context
     app[INTAKE] = Intake(context)
+    app[JUDGE] = Judge(context)
     app[TOKENS] = Tokens(context)
     app[LOOPS] = loops
     app[LIMITS] = Limits(context.config.http)
+    app[datum_out.READERS] = asyncio.Semaphore(datum_out.MOST_READERS)
     for route in ROUTES:
         kwargs = {**route.kwargs, "expect_handler": _expect}
         web.RouteDef(route.method, route.path, route.handler, kwargs).register(app.router)

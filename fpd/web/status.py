@@ -20,6 +20,8 @@ from fpd import __version__
 from fpd.errors import Unavailable
 from fpd.flows.context import Context
 from fpd.store import overview
+from fpd.store.refusals import Refusal
+from fpd.store.stream_health import Stream
 from fpd.web.credentials import authenticate
 from fpd.web.keys import CONTEXT
 
@@ -159,11 +161,30 @@ def document(status: Status) -> dict[str, Any]:
         "peers": [_peer(peer) for peer in known.peers] if known else [],
         "groups": [_group(group) for group in known.groups] if known else [],
         "devices": [_device(device) for device in known.devices] if known else [],
+        "streams": [_stream(stream) for stream in known.streams] if known else [],
+        "streamHealth": dict(known.stream_counts) if known else {},
         "outbox": {
             "pending": debts.outbox_pending if debts else None,
             "oldestAt": rfc3339(debts.outbox_oldest_at) if debts else None,
         },
         "publications": {"pending": debts.publications_pending if debts else None},
+        "refusedDatum": [refusal(one) for one in known.refused] if known else [],
+    }
+
+
+def refusal(refused: Refusal) -> dict[str, Any]:
+    """Return what was refused of a source; `head`: the first bytes of the newest, as text."""
+    return {
+        "door": refused.door,
+        "source": refused.source,
+        "userId": refused.user_id,
+        "outcome": refused.outcome,
+        "reason": refused.reason,
+        "count": refused.count,
+        "first": rfc3339(refused.first_at),
+        "last": rfc3339(refused.last_at),
+        "head": refused.head.decode("utf-8", "backslashreplace"),
+        "size": refused.size,
     }
 
 
@@ -227,6 +248,18 @@ def _device(device: overview.Device) -> dict[str, Any]:
         "confirmed": device.confirmed,
         "confirmedAt": rfc3339(device.confirmed_at),
         "attempts": device.attempts,
+    }
+
+
+def _stream(stream: Stream) -> dict[str, Any]:
+    return {
+        "nodeId": stream.node_id,
+        "sourceId": stream.source_id,
+        "health": stream.state,
+        "since": rfc3339(stream.since_at),
+        "cadenceS": stream.cadence_s,
+        "latestAt": rfc3339(stream.latest_at),
+        "latest": {**(stream.i or {}), **(stream.a or {}), **(stream.s or {})},
     }
 
 

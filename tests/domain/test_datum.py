@@ -13,12 +13,12 @@ from fpd.domain.datum import (
     Datum,
     StreamKey,
     flat,
-    is_timely,
     of_forecast,
     of_heartbeat,
     read,
 )
 from fpd.domain.forecast import Block
+from fpd.domain.packed import is_timely, microseconds, pack
 from fpd.domain.units import Phase, Unit
 from fpd.errors import Malformed
 
@@ -158,8 +158,9 @@ def test_nothing_that_can_be_sent_is_worse_than_malformed(document: object) -> N
 
 def test_absurd_times_are_told_apart() -> None:
     def is_kept(at: datetime) -> bool:
-        datum = Datum(stream=METER, at=at)
-        return is_timely(datum, now=NOON, retention=timedelta(days=400))
+        datum = pack(Datum(stream=METER, at=at))
+        days = timedelta(days=400) // timedelta(microseconds=1)
+        return is_timely(datum, now_us=microseconds(NOON), retention_us=days)
 
     assert is_kept(NOON)
     assert is_kept(NOON + timedelta(days=1))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpd.domain.forecast import Block, Forecast, Overlap, Terms, envelope_at
-from fpd.domain.supersede import Cover, in_force, spent
+from fpd.domain.supersede import Cover, in_force, spent, withdrawn
 from fpd.domain.units import Phase
 
 
@@ -140,3 +140,23 @@ def test_what_is_spent_never_matters_again(
     left = [one for one in said if one not in gone]
     ask = {"at": NOW + hours * HOUR / 3, "provider_online": online, "terms": terms}
     assert envelope_at(left, **ask) == envelope_at(said, **ask)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "said", "gone"),
+    [
+        ([], [block(0, 1)], []),
+        ([[block(0, 1), block(1, 2)]], [block(0, 2)], [1]),
+        ([[block(0, 1), block(1, 2)]], [block(0, 1), block(1, 2)], []),
+        ([[block(0, 1), block(1, 2)]], [block(0, 1.5)], []),
+        ([[block(1, 2)]], [block(0, 2, phase="ONE")], []),
+        ([[block(1, 2), block(1, 2, phase="ONE")]], [block(0, 2)], []),
+        ([[block(-2, -1), block(1, 2)]], [block(-4, 4)], [1]),
+        ([[block(1, 2)], [block(0, 4)]], [block(0, 4)], []),
+        ([[block(0, 4)], [block(1, 2)]], [block(0, 4)], [1]),
+    ],
+)
+def test_what_a_message_leaves_without_meaning(
+    earlier: list[list[Block]], said: list[Block], gone: list[int]
+) -> None:
+    assert withdrawn(earlier, said, after=NOW) == [NOW + hours * HOUR for hours in gone]

@@ -76,6 +76,12 @@ class Site:
         config = replace(self.context.config, mqtt=replace(self.context.config.mqtt, **mqtt))
         self.context = replace(self.context, config=config)
 
+    def measure(self, **measurements: Any) -> None:
+        """Change keys of [measurements]."""
+        config = self.context.config
+        changed = replace(config.measurements, **measurements)
+        self.context = replace(self.context, config=replace(config, measurements=changed))
+
     async def add_peers(self) -> None:
         await self.execute("insert into account values (1, %(now)s) on conflict do nothing")
         for role, name in (("CapacityProvider", "Lines Co."), ("CapacityOptimizer", "Opt")):

@@ -15,6 +15,7 @@ import cbor2
 import pytest
 from flows.measured_site import NOON, Hands, Site, cancel
 from structlog.testing import capture_logs
+from support import flood
 from support.mosquitto import Mosquitto, needs_mosquitto
 from support.mqtt import Clients, client_of
 from support.waiting import wait_for
@@ -23,9 +24,12 @@ from fpd.config import Subscribe
 from fpd.domain.datum import Datum, StreamKey
 from fpd.embedded.broker import EmbeddedBroker
 from fpd.flows import ingest
+from fpd.flows.judging import Batch, Rates, Refused
 from fpd.mqtt.client import MqttClient
 from fpd.store.db import Database
+from fpd.store.refusals import MOST
 
+UNBOUNDED = "max_inflight_messages 0\nmax_queued_messages 0"
 NOON_MS = int(NOON.timestamp() * 1000)
 
 
@@ -271,4 +275,106 @@ async def test_what_overflowed_is_fetched_again(
             await wait_for(lambda: "ingest.overflowed" in str(logs))
             await db.open()
             assert [d.i["n"] for d in await stored(site, 15)] == list(range(15))
+    await db.close()
+
+
+async def test_one_example_of_each_source_is_kept(site: Site, sender: MqttClient) -> None:
+    for n in range(3):
+        await publish(sender, "node/7/datum/0/bad", b'{"watts": "\\ud800", "n": %d' % n)
+        await publish(sender, "node/7/datum/0/meter/1", {"created": NOON_MS + n, "watts": 5})
+    await publish(sender, "node/x/datum/0/odd", b"\x00" * 1000)
+    await stored(site, 3)
+
+    async def examples() -> list[Any]:
+        found = await site.fetch(
+            "select source, user_id, outcome, count, head, size from refused_datum order by 1"
+        )
+        return found if sum(row[3] for row in found) == 4 else []
+
+    bad, odd = await wait_for(examples)
+    assert bad[:4] == ("node/7/datum/0/bad", 1, "malformed", 3)
+    assert bytes(bad[4]) == b'{"watts": "\\ud800", "n": 2'
+    assert odd[:4] == ("node/x/datum/0/odd", None, "malformed", 1)
+    assert (len(odd[4]), odd[5]) == (256, 1000)
+
+
+async def test_examples_are_bounded(db: Database) -> None:
+    site = Site(db, Hands())
+    batch = Batch("http")
+    for n in range(MOST + 5):
+        at = NOON + timedelta(seconds=n)
+        why = Refused("malformed", "no\0 such")
+        batch.refuse(why, source=f"s\x00{n}", user_id=1, payload=b"\xff\x00", at=at)
+    await ingest.commit(site.context, batch)
+    late = Batch("http")
+    late.refuse(Refused("malformed", "x"), source="last", user_id=1, payload=b"", at=at)
+    await ingest.commit(site.context, late)
+    assert await site.fetch("select count(*) from refused_datum") == [(MOST,)]
+    assert await site.fetch("select count(*) from refused_datum where source = 'last'") == [(1,)]
+    assert site.counted("fpd_datum_received", door="http", outcome="malformed") == MOST + 6
+
+
+async def test_a_stream_that_brings_too_much_blocks_nobody(
+    db: Database, broker: EmbeddedBroker, sender: MqttClient
+) -> None:
+    site = Site(db, Hands(), client_of(broker, "fpd"))
+    site.measure(stream_rate_s=0.01, stream_burst=10)
+    async with taking_in(site):
+        for n in range(15):
+            await publish(sender, "node/7/datum/0/flood", {"created": NOON_MS + n, "n": n})
+        await publish(sender, "node/7/datum/0/meter/1", {"created": NOON_MS, "watts": 5})
+        await stored(site, 1)
+        assert [d.i["n"] for d in await site.stored("flood")] == list(range(10))
+    assert site.counted("fpd_datum_received", door="mqtt", outcome="too_many") == 5
+
+
+def test_a_bucket_fills_again() -> None:
+    now = 0.0
+    rates = Rates(rate_s=2, burst=3, steady=lambda: now)
+    meter = StreamKey(1, 7, "meter/1")
+    assert [rates.exceeds(meter) for _ in range(4)] == [False, False, False, True]
+    now = 1.0
+    assert [rates.exceeds(meter) for _ in range(3)] == [False, False, True]
+
+
+@needs_mosquitto
+async def test_two_daemons_share_a_subscription(
+    db: Database, mosquitto: Mosquitto, clients: Clients
+) -> None:
+    sites = [Site(db, Hands(), client_of(mosquitto, name)) for name in ("one", "two")]
+    for site in sites:
+        site.configure(subscribe=(Subscribe(topic="$share/fpd/node/+/datum/0/#"),))
+    async with taking_in(sites[0]), taking_in(sites[1]):
+        sender = await clients.connect(mosquitto, "sender")
+        for n in range(40):
+            await publish(sender, "node/7/datum/0/meter/1", {"created": NOON_MS + n, "n": n})
+        assert [d.i["n"] for d in await stored(sites[0], 40)] == list(range(40))
+        counts = [site.counted("fpd_datum_received", door="mqtt", outcome="kept") for site in sites]
+    assert sum(counts) == 40
+    assert min(counts) > 0
+
+
+@needs_mosquitto
+async def test_much_is_read_no_faster_than_it_is_kept(
+    database_url: str, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """A broker that sends all it has at once: nothing is let go, nothing comes twice."""
+    db = Database(database_url, clock=Hands())
+    await db.open()
+    broker = Mosquitto(tmp_path, free_port(), lines=UNBOUNDED)
+    await broker.start()
+    async with taking_in(Site(db, Hands(), client_of(broker, "fpd"))):
+        pass  # from now on the broker keeps what comes
+    site = Site(db, Hands(), client_of(broker, "fpd"))
+    count = 3000
+    messages = [
+        ("node/7/datum/0/meter/1", b'{"created":%d,"n":%d,"x":"%s"}' % (NOON_MS + n, n, b"x" * 900))
+        for n in range(count)
+    ]
+    await flood.publish(broker.port, messages)
+    async with taking_in(site, most_waiting=400):
+        await stored(site, count)
+    assert site.counted("fpd_datum_received", door="mqtt", outcome="postponed") == 0
+    assert site.counted("fpd_datum_received", door="mqtt", outcome="kept") == count
+    await broker.stop()
     await db.close()

@@ -20,7 +20,7 @@ from fpd.domain.forecast import Block, ForecastType
 from fpd.domain.units import Phase, Unit
 from fpd.embedded.broker import EmbeddedBroker
 from fpd.errors import Unavailable
-from fpd.flows import publishing
+from fpd.flows import publisher, publishing
 from fpd.store import publications
 from fpd.store.db import Database
 
@@ -72,21 +72,53 @@ async def say(site: Site, group_id: int | None, **settings: Any) -> None:
     )
 
 
-def block(start: int, capacity: str, phase: Phase = Phase.ALL) -> Block:
+def block(start: int, capacity: str, phase: Phase = Phase.ALL, *, lasts: int = 15) -> Block:
     return Block(
         start_at=NOON + timedelta(minutes=start),
-        end_at=NOON + timedelta(minutes=start + 15),
+        end_at=NOON + timedelta(minutes=start + lasts),
         capacity=Decimal(capacity),
         unit=Unit.KW,
         phase=phase,
     )
 
 
-async def owe_forecast(site: Site, *blocks: Block, peer_id: int = 1) -> None:
+async def owe_forecast(
+    site: Site, *blocks: Block, peer_id: int = 1, request_id: str = "r-1"
+) -> None:
+    """Keep a forecast and owe its datum, as its receipt does."""
     kind = ForecastType.CONSUMPTION if peer_id == 1 else ForecastType.OPTIMUM
+    body = {
+        "group_id": "one",
+        "type": kind,
+        "forecasted_blocks": [
+            {
+                "capacity": float(one.capacity),
+                "phase": one.phase,
+                "unit": one.unit,
+                "start_time": one.start_at.isoformat(),
+                "end_time": one.end_at.isoformat(),
+            }
+            for one in blocks
+        ],
+    }
     async with site.db.transaction() as conn:
+        cursor = await conn.execute(
+            """
+            insert into forecast (group_id, peer_id, request_id, type, body, received_at, ends_at)
+            values (1, %s, %s, %s, %s, %s, %s) returning id
+            """,
+            (
+                peer_id,
+                request_id,
+                kind,
+                json.dumps(body).encode(),
+                site.clock.at,
+                max(one.end_at for one in blocks),
+            ),
+        )
+        (id,) = await cursor.fetchone() or (0,)
         heard = publishing.ForecastHeard(
-            peer_id=peer_id, group_id=1, type=kind, request_id="r-1", blocks=blocks
+            peer_id=peer_id, group_id=1, type=kind, request_id=request_id, blocks=blocks, id=id
         )
         outlets = await publications.outlets(conn, peer_ids=[peer_id])
         await publishing.owe_forecasts(
@@ -111,7 +143,7 @@ async def connected(site: Site, clients: Clients) -> None:
 
 
 async def drain(site: Site) -> None:
-    while await publishing.step(site.context):
+    while await publisher.step(site.context):
         pass
 
 
@@ -207,6 +239,30 @@ async def test_a_newer_forecast_replaces_the_datum_of_its_blocks(
     assert [d.i["amount"] for d in await site.stored("f/c", node_id=2)] == [5, 7]
 
 
+async def test_what_a_newer_forecast_leaves_without_meaning_is_withdrawn(
+    db: Database, broker: EmbeddedBroker
+) -> None:
+    site = await site_with(db, broker, node_id=2, source_id_template="f")
+    await owe_forecast(site, block(0, "1"), block(15, "2"), block(30, "3"), block(45, "4"))
+    await owe_forecast(site, block(0, "5", lasts=30), request_id="r-2")
+    await owe_forecast(site, block(0, "6", lasts=30), request_id="r-3")  # and only once
+    rows = [json.loads(p) for (p,) in await site.fetch("select payload from publication")]
+    said = [
+        ((row["created"] // 1000 - int(NOON.timestamp())) // 60, row.get("amount")) for row in rows
+    ]
+    assert said == [(0, 1), (15, 2), (30, 3), (45, 4), (15, None), (0, 5), (0, 6)]
+    assert rows[4] == {
+        "created": (int(NOON.timestamp()) + 900) * 1000,
+        "nodeId": 2,
+        "sourceId": "f/c",
+        "duration": 0,
+        "forecastIdentifier": "r-2",
+        "withdrawn": True,
+    }
+    kept = await site.stored("f/c", node_id=2)
+    assert [datum.i.get("amount") for datum in kept] == [6, None, 3, 4]
+
+
 async def test_a_template_that_gives_no_id_keeps_no_message_back(
     db: Database, broker: EmbeddedBroker
 ) -> None:
@@ -234,17 +290,17 @@ async def test_while_the_broker_is_away_nothing_is_lost_and_order_is_kept(
 ) -> None:
     inbox = Inbox()
     site = await site_with(db, broker, node_id=2)
-    assert not await publishing.step(site.context)  # nothing is owed: nothing to complain about
+    assert not await publisher.step(site.context)  # nothing is owed: nothing to complain about
     for capacity in ("1", "2", "3"):
         await owe_forecast(site, block(0, capacity))
     with pytest.raises(Unavailable):
-        await publishing.step(site.context)
+        await publisher.step(site.context)
     await connected(site, clients)
     await broker.stop()
     await wait_for(lambda: not site.context.mqtt.connected)
     await owe_forecast(site, block(0, "4"))
     with pytest.raises(Unavailable):
-        await publishing.step(site.context)
+        await publisher.step(site.context)
     await broker.start()
     await clients.connect(broker, "subscriber", filters=["user/#"], inbox=inbox)
     await wait_for(lambda: site.context.mqtt.connected)
@@ -273,8 +329,8 @@ async def test_what_was_claimed_when_the_broker_went_is_given_back(
         await connected(site, clients)
         await owe_forecast(site, block(0, "1"), block(15, "2"))
         with pytest.raises(Unavailable):
-            await publishing.step(site.context)
-        assert await site.fetch("select leased_until from publication") == [(None,), (None,)]
+            await publisher.step(site.context)
+        assert len(await site.fetch("select from publication")) == 2
         await clients.close()
 
 

@@ -11,7 +11,7 @@ from flows.measured_site import NOON, Hands, Site
 from fpd.flows import measurements, upkeep
 from fpd.store.db import Database
 
-COUNTED = ("message_in", "outbox", "event", "device_command", "envelope", "publication", "forecast")
+COUNTED = ("message_in", "outbox", "event", "device_command", "envelope", "forecast")
 
 
 @pytest.fixture
@@ -46,7 +46,6 @@ async def add_history(site: Site, days: float) -> None:
         insert into forecast (group_id, peer_id, request_id, type, body, received_at, ends_at)
         values (1, 1, %(at)s::text, 'CONSUMPTION', '', %(at)s, %(at)s)
         """,
-        "insert into publication (topic, payload, created_at) values ('t', '', %(at)s)",
     ):
         await site.execute(statement, at=at)
 

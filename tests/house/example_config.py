@@ -44,6 +44,12 @@ def _table(cls: type, name: str) -> Iterator[str]:
     for setting in settings(cls).values():
         if setting.tables:
             yield f"# {setting.rules['why']}"
+            if not setting.default:
+                yield f"#[[{name}.{setting.key}]]"
+                for key in settings(setting.item).values():
+                    why, line = _key(key)
+                    yield why
+                    yield f"#{line.removeprefix('#')}"
             for row in setting.default:
                 yield f"[[{name}.{setting.key}]]"
                 for key in settings(setting.item).values():

@@ -60,8 +60,9 @@ def test_every_command_takes_a_configuration_and_explains_itself() -> None:
     assert {*found} == {
         *("run", "demo", "check-config", "migrate", "status", "translate", "sim"),
         *("token create", "token list", "token revoke"),
+        *("datum latest", "datum list", "datum export"),
         *("messages list", "messages show", "messages replay"),
-        *("export", "import"),
+        *("export", "import", "datum refused"),
         *("oscp groups explain", "oscp groups forecasts", "oscp groups envelopes"),
         *(
             f"oscp {peers} {act}"

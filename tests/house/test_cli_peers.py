@@ -125,3 +125,20 @@ async def test_dead_letters_are_listed_and_replayed(fpd: Fpd, conn: AsyncConnect
         (("list", "--state", "lost"), 2),
     ):
         assert (await call(*arguments)).returncode == code, arguments
+
+
+async def test_refused_datum_are_shown_as_they_may_be_shown(
+    conn: AsyncConnection, fpd: Fpd
+) -> None:
+    await conn.execute(
+        """
+        insert into refused_datum values ('mqtt', 'node/7/datum/0/x', 7, 'malformed', 'not JSON',
+                                          %(head)s, 1000, 3, %(now)s, %(now)s)
+        """,
+        {"now": NOON, "head": b"\xff\x1b[31m"},
+    )
+    said = await asyncio.to_thread(fpd, "datum", "refused")
+    assert "node/7/datum/0/x" in said.stdout
+    assert "\\xff?[31m" in said.stdout
+    (row,) = json.loads((await asyncio.to_thread(fpd, "datum", "refused", "--json")).stdout)
+    assert (row["source"], row["count"], row["size"]) == ("node/7/datum/0/x", 3, 1000)

@@ -272,6 +272,11 @@ def test_two_devices_cannot_write_one_datum_stream(tmp_path: Path) -> None:
             "expected an MQTT topic filter such as node/+/datum/0/#",
         ),
         (
+            '[[mqtt.subscribe]]\ntopic = "$share/+/a"',
+            'config.toml:2: mqtt.subscribe.topic = "$share/+/a": '
+            "expected an MQTT topic filter such as node/+/datum/0/#",
+        ),
+        (
             'mqtt.instance = "a/b"',
             'config.toml:1: mqtt.instance = "a/b": expected one topic level, without / + #',
         ),

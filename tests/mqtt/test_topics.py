@@ -63,6 +63,8 @@ def test_the_topic_of_a_stream_names_that_stream(stream: StreamKey) -> None:
         ("a", "#", True),
         ("$SYS/a", "#", False),
         ("$SYS/a", "$SYS/#", True),
+        ("node/7/datum/0/meter", "$share/two daemons/node/+/datum/0/#", True),
+        ("node/7/datum", "$share/fpd/node/+/datum/0/#", False),
     ],
 )
 def test_filters_match_as_mqtt_says(topic: str, pattern: str, expected: bool) -> None:

@@ -27,40 +27,69 @@ async def owe(conn: AsyncConnection, *topics: str, now: datetime = NOON) -> None
     await publications.owe(conn, messages, now=now)
 
 
-async def claim(conn: AsyncConnection, *, now: datetime = NOON, limit: int = 10) -> list[int]:
-    async with conn.transaction():
-        taken = await publications.claim(conn, now=now, lease=LEASE, limit=limit)
+async def claim(
+    conn: AsyncConnection, *, holder: str = "us", now: datetime = NOON, limit: int = 10
+) -> list[int]:
+    taken = await publications.claim(conn, holder=holder, now=now, lease=LEASE, limit=limit)
     return [message.id for message in taken]
 
 
-async def test_messages_are_claimed_in_order_and_once(conn: AsyncConnection) -> None:
+async def settle(
+    conn: AsyncConnection, *published: int, more: bool = True, now: datetime = NOON
+) -> None:
+    await publications.settle(conn, published=published, holder="us", more=more, now=now)
+
+
+async def test_messages_are_claimed_in_order_and_stay_until_they_are_published(
+    conn: AsyncConnection,
+) -> None:
     assert not await publications.are_owed(conn)
     await owe(conn, "a", "b", "a")
     assert await publications.are_owed(conn)
     assert await claim(conn, limit=2) == [1, 2]
-    assert await claim(conn) == []  # the third has the topic of the first
-    await publications.settle(conn, published=[1, 2], given_back=[])
-    assert await claim(conn) == [3]
-
-
-async def test_a_killed_daemon_gives_its_messages_back(conn: AsyncConnection) -> None:
-    await owe(conn, "a", "b")
-    assert await claim(conn) == [1, 2]
-    assert await claim(conn, now=NOON + LEASE) == [1, 2]
-
-
-async def test_what_was_not_published_is_there_for_the_next_claim(conn: AsyncConnection) -> None:
-    await owe(conn, "a", "a", "b")
-    assert await claim(conn) == [1, 2, 3]
-    await publications.settle(conn, published=[1], given_back=[2, 3])
+    await settle(conn, 1)
     assert await claim(conn) == [2, 3]
 
 
-async def test_what_nobody_ever_took_is_forgotten(conn: AsyncConnection) -> None:
+async def test_one_daemon_publishes_at_a_time(conn: AsyncConnection) -> None:
+    await owe(conn, "a", "b")
+    assert await claim(conn, limit=1) == [1]
+    assert await claim(conn, holder="another") == []
+    await settle(conn, 1)
+    assert await claim(conn, holder="another") == []
+    await settle(conn, more=False)
+    assert await claim(conn, holder="another") == [2]
+
+
+async def test_who_was_killed_goes_on_at_once_and_others_after_the_lease(
+    conn: AsyncConnection,
+) -> None:
+    await owe(conn, "a")
+    assert await claim(conn) == [1]
+    assert await claim(conn) == [1]
+    assert await claim(conn, holder="another", now=NOON + LEASE) == [1]
+    assert await claim(conn, now=NOON + LEASE) == []
+
+
+async def test_without_messages_nothing_is_written(conn: AsyncConnection) -> None:
+    assert await claim(conn) == []
+    assert await (await conn.execute("select from publisher")).fetchall() == []
+
+
+async def test_what_is_too_old_or_too_much_goes_and_is_counted(conn: AsyncConnection) -> None:
     await owe(conn, "old", now=NOON - timedelta(days=2))
-    await owe(conn, "new")
-    assert await publications.forget(conn, before=NOON - timedelta(days=1)) == 1
-    assert await claim(conn) == [2]
+    await owe(conn, "a", "b", "c")
+    dropped = await publications.forget(conn, before=NOON - timedelta(days=1))
+    assert (dropped.count, dropped.oldest_at) == (1, NOON - timedelta(days=2))
+    assert (await publications.crop(conn, most=3)).count == 0
+    assert (await publications.crop(conn, most=1)).count == 2
+    assert await claim(conn) == [4]
+
+
+async def test_the_tree_is_not_dropped(conn: AsyncConnection) -> None:
+    await publications.owe(conn, [Publication("tree", b"", retain=True)], now=NOON)
+    assert (await publications.forget(conn, before=NOON + timedelta(days=1))).count == 0
+    assert (await publications.crop(conn, most=0)).count == 0
 
 
 async def site(conn: AsyncConnection) -> None:

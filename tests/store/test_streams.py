@@ -158,3 +158,18 @@ async def test_a_range_is_half_open_and_bounded(conn: AsyncConnection) -> None:
         conn, stream=METER, start_at=NOON, end_at=NOON + timedelta(seconds=4), limit=3
     )
     assert [d.i["watts"] for d in found] == [0, 1, 2]
+
+
+async def test_the_datum_of_a_stream_go_with_it(conn: AsyncConnection) -> None:
+    other = StreamKey(1, 7, "meter/2")
+    await write(conn, datum("1"), datum("2", stream=other))
+    await conn.execute("delete from stream where source_id = 'meter/1'")
+    cursor = await conn.execute("select count(*) from datum")
+    assert await cursor.fetchone() == (1,)
+    await write(conn, datum("3"))
+    assert [d.i["watts"] for d in await everything(conn)] == [3]
+    for emptied in ("delete from account", "truncate account cascade"):
+        await conn.execute(emptied)
+        cursor = await conn.execute("select count(*) from datum")
+        assert await cursor.fetchone() == (0,)
+        await write(conn, datum("4"))

@@ -2,20 +2,44 @@
 //
 // node solarnetwork_client.mjs FOLDER URL TOKEN_ID SECRET: below FOLDER is node_modules. Each line
 // read is a request {method, path, body}, a new instruction {method, instruction: {topic,
-// parameters}, form} or a look at one {view: id}; each line written is its answer {status,
-// location, body}.
+// parameters}, form}, a look at one {view: id} or a question about datum {ask, filter, more} with
+// the name of the client's method for its URL; each line written is its answer {status, location,
+// body}; of datum also the dates that the client makes of them.
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
 const [folder, url, tokenId, secret] = process.argv.slice(2);
-const { Net } = await import(
+const { Domain, Net, Util } = await import(
   pathToFileURL(`${folder}/node_modules/solarnetwork-api-core/lib/index.js`)
 );
 const environment = new Net.Environment(new URL(url));
 const api = new Net.SolarUserApi(environment);
+const query = new Net.SolarQueryApi(environment);
 const FORM = "application/x-www-form-urlencoded; charset=UTF-8";
 
-function urlOf({ path, instruction, view }) {
+function filterOf({ startDate, endDate, aggregation, ...given }) {
+  const filter = new Domain.DatumFilter(given);
+  if (startDate) filter.startDate = new Date(startDate);
+  if (endDate) filter.endDate = new Date(endDate);
+  if (aggregation) filter.aggregation = Domain.Aggregations[aggregation];
+  return filter;
+}
+
+function questionUrl({ ask, filter, readingType, max, offset = 0 }) {
+  if (ask === "listAllNodeIdsUrl") return query.listAllNodeIdsUrl();
+  if (ask === "reportableIntervalUrl") {
+    return query.reportableIntervalUrl(filter.nodeId, filter.sourceIds);
+  }
+  const meant = filterOf(filter);
+  if (ask === "availableSourcesUrl") return query.availableSourcesUrl(meant, true);
+  const page = max ? new Domain.Pagination(max, offset) : undefined;
+  if (!readingType) return query[ask](meant, undefined, page);
+  const type = Domain.DatumReadingTypes[readingType];
+  return query[ask](type, meant, "P1D", undefined, page);
+}
+
+function urlOf({ path, instruction, view, ...question }) {
+  if (question.ask) return questionUrl(question);
   if (view) return api.viewInstructionUrl(view);
   if (instruction) return api.queueInstructionUrl(instruction.topic, instruction.parameters);
   return api.baseUrl() + path;
@@ -46,10 +70,12 @@ async function send({ method = "GET", body, form, ...meant }) {
     if (value) headers[name] = value;
   }
   const answer = await fetch(target, { method, headers, body: content });
+  const said = await answer.json();
   return {
     status: answer.status,
     location: answer.headers.get("Location"),
-    body: await answer.json(),
+    body: said,
+    dates: said.data?.results?.map(Util.Datum.datumDate),
   };
 }
 

@@ -12,6 +12,8 @@ import os
 import shutil
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from support.daemon import Daemon
 from support.messages import forecast
 from support.peer import RecordingPeer
 from support.waiting import wait_for
+
+from fpd.domain.datum import Datum, StreamKey
+from fpd.store import streams
+from fpd.store.db import Database
 
 SCRIPT = Path(__file__).with_name("solarnetwork_client.mjs")
 USUAL = Path(__file__).parents[2] / "build" / "node"
@@ -61,6 +67,12 @@ class Client:
         answer = await self.sends("GET", path)
         assert answer["status"] == 200, answer
         return answer["body"]["data"]
+
+    async def asks(self, method: str, filter: Any, **more: Any) -> Any:
+        """Have the client ask for datum; return the data and the dates that it makes of them."""
+        answer = await self.sends("GET", ask=method, filter=filter, **more)
+        assert answer["status"] == 200, answer
+        return answer["body"]["data"], answer.get("dates")
 
     async def creates(self, path: str, body: Any) -> Any:
         answer = await self.sends("POST", path, body=body)
@@ -139,3 +151,43 @@ async def _speaks(client: Client, cp: RecordingPeer, co_id: int, *, form: bool) 
         return bool(answer["body"]["data"]["state"] == "Completed")
 
     await wait_for(completed)
+
+
+async def test_it_reads_datum(client: Client, daemon: Daemon, database_url: str) -> None:
+    noon = datetime(2026, 3, 10, 12, tzinfo=UTC)
+    db = Database(database_url, clock=lambda: noon)
+    await db.open()
+    readings = [
+        Datum(
+            stream=StreamKey(1, 7, "größe/1 2"),
+            at=noon + timedelta(seconds=30 * n),
+            i={"watts": Decimal(60)},
+            a={"wattHours": Decimal(n) / 2},
+        )
+        for n in range(21)
+    ]
+    async with db.transaction() as conn:
+        await streams.write(conn, readings, now=noon)
+    await db.close()
+    of = {"nodeId": 7, "sourceId": "/größe/*"}
+    span = {**of, "startDate": "2026-03-10T12:00:00Z", "endDate": "2026-03-10T12:10:00Z"}
+
+    assert (await client.asks("listAllNodeIdsUrl", {}))[0] == [7]
+    assert (await client.asks("availableSourcesUrl", of))[0] == [
+        {"nodeId": 7, "sourceId": "/größe/1 2"}
+    ]
+    about, _ = await client.asks("reportableIntervalUrl", {"nodeId": 7, "sourceIds": ["größe/1 2"]})
+    assert about["endDateMillis"] - about["startDateMillis"] == 600_000
+
+    said, dates = await client.asks("listDatumUrl", span, max=3, offset=2)
+    assert (said["totalResults"], said["returnedResultCount"], said["startingOffset"]) == (20, 3, 2)
+    assert dates == ["2026-03-10T12:01:00.000Z"] * 2 + ["2026-03-10T12:02:00.000Z"]
+    made, dates = await client.asks("listDatumUrl", {**span, "aggregation": "FiveMinute"})
+    assert [(row["watts"], row["wattHours"]) for row in made["results"]] == [(60, 5), (60, 5)]
+    assert dates == ["2026-03-10T12:00:00.000Z", "2026-03-10T12:05:00.000Z"]
+    (latest,), _ = (await client.asks("mostRecentDatumUrl", of))[0]["results"], None
+    assert (latest["localTime"], latest["wattHours"]) == ("12:10", 10)
+    (read,) = (await client.asks("datumReadingUrl", span, readingType="CalculatedAtDifference"))[0][
+        "results"
+    ]
+    assert (read["wattHours_start"], read["wattHours_end"], read["wattHours"]) == (0, 10, 10)

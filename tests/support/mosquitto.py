@@ -32,7 +32,7 @@ def needs_mosquitto(test: T) -> T:
 class Mosquitto:
     """A broker on loopback that keeps sessions over a restart."""
 
-    def __init__(self, folder: Path, port: int, *, lines: str = "") -> None:
+    def __init__(self, folder: Path, port: int, *, lines: str = "", autosave_s: int = 1) -> None:
         self._config = folder / "mosquitto.conf"
         self._log = folder / "mosquitto.log"
         self.port = port
@@ -40,7 +40,7 @@ class Mosquitto:
         self._process: asyncio.subprocess.Process | None = None
         self._config.write_text(
             f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
-            f"persistence_location {folder}/\nautosave_interval 1\nuser root\n{lines}\n"
+            f"persistence_location {folder}/\nautosave_interval {autosave_s}\nuser root\n{lines}\n"
         )
 
     async def start(self) -> None:
@@ -56,6 +56,17 @@ class Mosquitto:
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             await self._process.wait()
+
+    async def kill(self) -> None:
+        """End it at once: what it had not written down is gone."""
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     async def _listens(self) -> bool:
         assert self._process is not None

@@ -10,10 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 from support.waiting import wait_for
-from web.lookout import Lookout, a_site, add_device, battery, lookout
+from web.lookout import Lookout, a_site, add_datum, add_device, ago, battery, lookout
 
 from fpd import __version__
 from fpd.embedded.broker import EmbeddedBroker
+from fpd.flows import stream_health
 from fpd.web.status import PATIENCE_S
 
 PATH = "/api/v1/status"
@@ -200,3 +201,28 @@ async def test_status_says_whether_the_broker_is_there(
         assert not await ok()
         await broker.start()
         await wait_for(ok, timeout=15)
+
+
+async def test_streams_are_told_with_their_health(look: Lookout) -> None:
+    for n in range(6):
+        await add_datum(look, source_id="load/1", at=ago(hours=2, seconds=10 * n), watts=n)
+    await stream_health.step(look.context)
+    _, said = await look.get_json(PATH)
+    assert said["streamHealth"] == {"stale": 1, "unknown": 1}
+    assert said["streams"][0] == {
+        "nodeId": 5,
+        "sourceId": "load/1",
+        "health": "stale",
+        "since": "2026-03-12T12:00:00.000Z",
+        "cadenceS": 10.0,
+        "latestAt": "2026-03-12T10:00:00.000Z",
+        "latest": {"watts": 0},
+    }
+    _, page = await look.get("/")
+    assert "1 stale: 5 load/1 (its next datum is overdue)" in page
+    assert "<h2>Streams</h2>" in page and "watts 3" in page
+    _, metrics = await look.get("/metrics")
+    assert 'fpd_streams{health="stale"} 1.0' in metrics
+    assert 'fpd_streams{health="frozen"} 0.0' in metrics
+    _, foreign = await look.get_json(PATH, Authorization=await look.bearer(2))
+    assert (foreign["streams"], foreign["streamHealth"]) == ([], {})

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from fpd.store.overview import Debts, Device, Group, Peer
+from fpd.store.overview import Debts, Device, Group, Overview, Peer
 from fpd.web.dashboard import words
 from fpd.web.status import Status
 
@@ -37,6 +37,7 @@ def attention(status: Status) -> tuple[Notice, ...]:
         for device in status.known.devices:
             notices += _device(device, status)
         notices += _debts(status.known.debts, status.at)
+        notices += _streams(status.known)
     return tuple(sorted(notices, key=lambda notice: notice.level != "bad"))
 
 
@@ -106,3 +107,17 @@ def _debts(debts: Debts, now: datetime) -> Iterator[Notice]:
     if oldest_at is not None and now - oldest_at > _UNDELIVERED:
         text = f"{words.number(debts.outbox_pending)} wait, the oldest for"
         yield Notice("warn", "Messages to peers", f"{text} {words.lasting(oldest_at, now)}")
+
+
+def _streams(known: Overview) -> Iterator[Notice]:
+    """Tell of many ill streams in one line: when a broker is away, all of them are."""
+    for state in ("stale", "frozen"):
+        ill = [stream for stream in known.streams if stream.state == state]
+        count = known.stream_counts.get(state, 0)
+        if ill:
+            named = ", ".join(f"{stream.node_id} {stream.source_id}" for stream in ill[:3])
+            more = f" and {words.number(count - 3)} more" if count > 3 else ""
+            hint = words.stream(ill[0]).hint
+            yield Notice(
+                "warn", "Streams", f"{words.number(count)} {state}: {named}{more} ({hint})"
+            )

@@ -12,6 +12,7 @@ import msgspec
 from markupsafe import Markup
 
 from fpd.store.overview import Device, Peer
+from fpd.store.stream_health import Stream
 
 Level = Literal["good", "warn", "bad", "quiet"]
 
@@ -88,6 +89,33 @@ def health(device: Device, configured: frozenset[str]) -> State:
         return State(device.health, "quiet", "not in this configuration: not driven from here")
     state = _HEALTHS.get(device.health, State(device.health, "warn"))
     return State(state.word, state.level, device.detail or state.hint)
+
+
+_STREAMS: Final[Mapping[str, State]] = {
+    "unknown": State("unknown", "quiet", "too few datum to say"),
+    "ok": State("ok", "good"),
+    "stale": State("stale", "warn", "its next datum is overdue"),
+    "frozen": State("frozen", "warn", "it keeps saying the same"),
+}
+
+
+def stream(stream: Stream) -> State:
+    """Say how a datum stream is."""
+    return _STREAMS[stream.state]
+
+
+def values(stream: Stream) -> str:
+    """Say what a stream's newest datum says, the first few properties of it."""
+    told = {**(stream.i or {}), **(stream.a or {}), **(stream.s or {})}
+    said = [f"{name} {_value(value)}" for name, value in list(told.items())[:4]]
+    return ", ".join([*said, "…"] if len(told) > 4 else said)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value)
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def following(device: Device) -> State | None:
@@ -243,4 +271,6 @@ GLOBALS: Final = {
     "link": link,
     "reading": reading,
     "role": role,
+    "stream": stream,
+    "values": values,
 }

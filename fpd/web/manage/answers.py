@@ -1,4 +1,4 @@
-"""The envelope of every answer below /solaruser/ (decision M4)."""
+"""The envelope of every answer below /solaruser/ and /solarquery/ (decision M4)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fpd.web.credentials import CHALLENGE
 log = structlog.get_logger()
 
 ROOT: Final = "/solaruser/"
+QUERY_ROOT: Final = "/solarquery/"
 _LONGEST: Final = 500
 _MOST_FAULTS: Final = 100
 
@@ -55,8 +56,8 @@ def success(
 
 @web.middleware
 async def say_no(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Put every refusal below /solaruser/ into the envelope; a bug is logged and becomes a 500."""
-    if not request.path.startswith(ROOT):
+    """Put every refusal below these roots into the envelope; a bug is logged and becomes a 500."""
+    if not request.path.startswith((ROOT, QUERY_ROOT)):
         return await handler(request)
     try:
         return await handler(request)

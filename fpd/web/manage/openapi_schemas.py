@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from fpd.domain import entities
 from fpd.flows.manage import fields
 from fpd.flows.manage.fields import MOST, Access, Field, Kind
 
 Schema = dict[str, Any]
+
+INSTRUCTION: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "integer"},
+        "topic": {"type": "string"},
+        "state": {"enum": ["Queuing", "Executing", "Completed", "Declined"]},
+        "resultParameters": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+    "required": ["id", "topic", "state", "resultParameters"],
+}
+# The same may come as a form or in the query: `parameters[0].name=…&parameters[0].value=…`.
+PARAMETERS: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "nodeId": {"type": ["integer", "null"], "minimum": 1},
+        "params": {"type": "object", "additionalProperties": {"type": "string"}},
+        "parameters": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
+                "required": ["name", "value"],
+            },
+        },
+    },
+}
 
 
 def asked(of: Sequence[Field]) -> Schema:

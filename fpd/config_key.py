@@ -1,0 +1,22 @@
+"""How a key of the configuration is declared."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+
+def key(default: Any, why: str, **rules: Any) -> Any:
+    """Declare one key: its default, one line of why, and the rules its value must keep.
+
+    Rules: `minimum`, `maximum` (inclusive); `secret` (may also be given as `<key>_file`, never
+    shown); `schemes` (a URL that starts with one of them); `form` (a name in
+    `fpd.config_values`); `blank` (the empty text is allowed); `readable` (a file that must be
+    there); `example` (what config.example.toml shows where there is no default).
+    """
+    return field(default=default, repr="secret" not in rules, metadata={"why": why, **rules})
+
+
+def required(why: str, **rules: Any) -> Any:
+    """Declare a key without a default."""
+    return field(repr="secret" not in rules, metadata={"why": why, **rules})
