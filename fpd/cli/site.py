@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -56,7 +56,7 @@ def export(file: Path | None, user_id: int, with_secrets: bool, file_out: Path |
 @click.option("--dry-run", "dry", is_flag=True, help="Only show what would change.")
 @click.option("--prune", is_flag=True, help="Delete what the file does not name.")
 @click.argument("stream", metavar="FILE", type=click.File("rb"))
-def import_(file: Path | None, user_id: int, dry: bool, prune: bool, stream: click.File) -> None:
+def import_(file: Path | None, user_id: int, dry: bool, prune: bool, stream: BinaryIO) -> None:
     """Make the entities of a user be as FILE says (- is standard input), all or nothing.
 
     The first token of each new peer is shown once. What is in order stays untouched, secrets that
@@ -99,9 +99,9 @@ def _tell(carried: Carried, *, dry: bool) -> None:
         click.echo("Keep the tokens now: they are not shown again.", err=True)
 
 
-def _read(stream: click.File) -> str:
+def _read(stream: BinaryIO) -> str:
     try:
-        raw: bytes = stream.read(_LARGEST + 1)  # type: ignore[attr-defined]
+        raw = stream.read(_LARGEST + 1)
         if len(raw) > _LARGEST:
             raise Malformed(f"the file is larger than {_LARGEST} bytes")
         return raw.decode()

@@ -8,7 +8,7 @@ third of the cost of reading it property by property. Whatever is not plain is j
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -148,11 +148,13 @@ def _classed(stream: StreamKey, at_us: int, samples: _Samples) -> Packed | None:
     return Packed(stream, at_us, _object(i), _object(a), _object(s), ())
 
 
-def _properties(fields: Mapping[str, msgspec.Raw] | None, is_plain: object) -> list[bytes] | None:
+def _properties(
+    fields: Mapping[str, msgspec.Raw] | None, is_plain: Callable[[bytes], object]
+) -> list[bytes] | None:
     found: list[bytes] = []
     for name, raw in (fields or {}).items():
         begins, value = _names.get(name) or _begin(name), bytes(raw)
-        if not begins or not is_plain(value):  # type: ignore[operator]
+        if not begins or not is_plain(value):
             return None
         found.append(begins + value)
     return found

@@ -14,7 +14,7 @@ from datetime import datetime
 import structlog
 
 from fpd.domain.forecast import Forecast
-from fpd.errors import Forbidden, FpdError, Malformed
+from fpd.errors import Forbidden, FpdError, Malformed, Unavailable
 from fpd.flows import blocks, forecasts, forwarding, liveness
 from fpd.flows.context import Context
 from fpd.flows.forecasts import Accepted
@@ -173,7 +173,11 @@ class Intake:
     ) -> None:
         """Do what kept forecasts ask for beyond being kept."""
         if replacing:
-            await forwarding.drop_superseded(self._context, replacing)
+            try:
+                await forwarding.drop_superseded(self._context, replacing)
+            except Unavailable as error:
+                # What is kept is kept: then the optimizer hears the older before the newer.
+                log.info("forecasts.not_superseded", reason=str(error))
         if owed:
             self._context.bells.delivery()
         if controlled:

@@ -284,7 +284,8 @@ def _name(entity: Entity) -> str:
 
 
 def _managed(route: web.RouteDef, entity: Entity, parameters: list[Schema]) -> Schema:
-    work = route.handler.func  # type: ignore[union-attr]
+    assert isinstance(route.handler, partial)
+    work = route.handler.func
     many = work.__name__.startswith("listed")
     shown = _ref(_name(entity))
     described: Schema = {

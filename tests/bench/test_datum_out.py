@@ -130,10 +130,11 @@ async def test_a_slow_reader_holds_nothing(daemon: Daemon, database_url: str) ->
         await asyncio.sleep(3)
         with psycopg.connect(database_url, autocommit=True) as conn:
             row = conn.execute(
-                "select count(*) filter (where xact_start is not null), count(*)"
-                " from pg_stat_activity where application_name = 'fpd'"
+                "select count(*) filter (where xact_start < clock_timestamp() - interval '1 s'),"
+                " count(*) from pg_stat_activity where application_name = 'fpd'"
             ).fetchone()
-        print(f"\n  transactions of the daemon beside a reader that waits: {row}")
+        assert row is not None and row[0] == 0, "no transaction waits for a reader"
+        print(f"\n  old transactions beside a reader that waits, connections: {row}")
         print(f"  resident {resident_mb(daemon.pid):.0f} MB")
 
 

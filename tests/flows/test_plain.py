@@ -21,7 +21,8 @@ from flows.linked_peers import (
     furnish,
 )
 
-from fpd.flows import intake
+from fpd.errors import Unavailable
+from fpd.flows import forwarding, intake
 from fpd.store.db import Database
 
 
@@ -188,3 +189,16 @@ async def test_the_fate_of_a_forecast_does_not_depend_on_who_judges_it(
         assert (case.name not in judged[:before]) == case.plain, case.name
         if case.plain:
             assert set(told[0]) == {204}, case.name
+
+
+async def test_what_is_kept_is_answered_204_whatever_follows(
+    daemon: LinkedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable("the database is away")
+
+    monkeypatch.setattr(forwarding, "drop_superseded", away)
+    case = next(case for case in CASES if case.name == "waiting, wholly covered")
+    answers, rows = await fate(daemon, case)
+    assert answers == [204]
+    assert len(rows["outbox"]) == 2, "the older goes before the newer"
