@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -201,6 +201,30 @@ def decode(body: bytes, message: type[T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the body is not JSON: {error}") from None
     return decoded
+
+
+def plain_forecast(body: bytes) -> UpdateGroupCapacityForecast | None:
+    """Return a forecast that says nothing but what it has to, each name once; else None.
+
+    Every name of it and of its blocks is required, and their values are no containers. So when
+    there are just as many quotes as that takes, no name is there twice or unknown, no string has
+    an escaped quote, and nothing is nested. Whoever is not sure looks at all names.
+    """
+    try:
+        message = decode(body, UpdateGroupCapacityForecast)
+    except Malformed:
+        return None
+    plainly = _FORECAST_QUOTES + _BLOCK_QUOTES * len(message.forecasted_blocks)
+    return message if body.count(b'"') == plainly else None
+
+
+def _quotes(message: type[Struct], *, numbers: int = 0, lists: int = 0) -> int:
+    names = len(message.__struct_fields__)
+    return 2 * (names + names - numbers - lists)
+
+
+_FORECAST_QUOTES: Final = _quotes(UpdateGroupCapacityForecast, lists=1)
+_BLOCK_QUOTES: Final = _quotes(ForecastedBlock, numbers=1)
 
 
 def _plain(message: str) -> str:

@@ -38,8 +38,13 @@ class TooSlow(FpdError):
     """The body did not arrive in time (408)."""
 
 
-async def json_body(request: web.Request, *, empty_allowed: bool = False) -> bytes:
-    """Return the body's bytes. A missing Content-Type is taken for JSON (decision M3).
+async def json_body(request: web.Request) -> bytes:
+    """Return the body's bytes, not nested too deeply. Raises as `json_bytes`."""
+    return shallow(await json_bytes(request))
+
+
+async def json_bytes(request: web.Request, *, empty_allowed: bool = False) -> bytes:
+    """Return the body's bytes, however nested. No Content-Type is taken for JSON (decision M3).
 
     Raises NotJson, TooSlow, Undecodable, and aiohttp's HTTPRequestEntityTooLarge.
     """
@@ -47,7 +52,7 @@ async def json_body(request: web.Request, *, empty_allowed: bool = False) -> byt
     is_json = kind in ("", "application/json") or kind.endswith("+json")
     if not is_json and (request.can_read_body or not empty_allowed):
         raise NotJson("Content-Type: expected application/json")
-    return shallow(await whole_body(request))
+    return await whole_body(request)
 
 
 async def whole_body(request: web.Request) -> bytes:

@@ -22,7 +22,7 @@ from fpd.flows.inbound import Inbound
 from fpd.oscp import headers, messages, segments, wording
 from fpd.oscp.dialects import ACKNOWLEDGE_SPELLINGS
 from fpd.store import outbox
-from fpd.web.body import json_body, unambiguous
+from fpd.web.body import json_bytes, shallow, unambiguous
 from fpd.web.keys import CONTEXT, INTAKE, TOKENS
 from fpd.web.limits import LIMITS
 
@@ -42,8 +42,8 @@ Receive = (
     | Callable[[Context, Inbound, M], Awaitable[None]]
 )
 Take = (
-    Callable[[web.Request, Inbound], Awaitable[str | None]]
-    | Callable[[web.Request, Inbound], Awaitable[None]]
+    Callable[[web.Request, Sender, Inbound], Awaitable[str | None]]
+    | Callable[[web.Request, Sender, Inbound], Awaitable[None]]
 )
 
 
@@ -60,13 +60,15 @@ async def _said(request: web.Request, sender: Sender) -> Inbound:
         operation=f"{request.method} {operation}",
         request_id=ids.request_id,
         correlation_id=ids.correlation_id,
-        body=await json_body(request, empty_allowed=request.method == "DELETE"),
+        body=await json_bytes(request, empty_allowed=request.method == "DELETE"),
         dialect=sender.dialect,
         assumed_sha256=sender.assumed_sha256,
     )
 
 
-def _standard(said: Inbound, sender: Sender, now: datetime) -> Inbound:
+async def _meant(said: Inbound, sender: Sender, now: datetime) -> Inbound:
+    """Return what was said, in standard form. Raises Undecodable, Malformed."""
+    await unambiguous(shallow(said.body))
     body = wording.standard(
         said.body,
         sender.dialect,
@@ -82,6 +84,7 @@ def _answering(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return a handler that gives a message, once it is whole, to `take` and answers 204.
 
+    Nothing is known of its body yet: `take` reads it, by `_meant` where its shape can deceive.
     When `take` names a message that we owe back, it is released once the answer is out.
     """
 
@@ -96,12 +99,12 @@ def _answering(
         said = await _said(request, sender)
 
         async def take_whole(message: Inbound) -> str | None:
-            await unambiguous(message.body)
-            return await take(request, _standard(message, sender, context.clock()))
+            return await take(request, sender, message)
 
         if place is None:
             owed = await take_whole(said)
         else:
+            shallow(said.body)
             owed = await assembling.receive(context, said, place, take_whole)
         return await _accepted(request, said, owed)
 
@@ -113,18 +116,24 @@ def _door(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return a handler that reads `message` and gives it to `receive`."""
 
-    async def take(request: web.Request, inbound: Inbound) -> str | None:
-        return await receive(request.app[CONTEXT], inbound, messages.decode(inbound.body, message))
+    async def take(request: web.Request, sender: Sender, said: Inbound) -> str | None:
+        context = request.app[CONTEXT]
+        inbound = await _meant(said, sender, context.clock())
+        return await receive(context, inbound, messages.decode(inbound.body, message))
 
     return _answering(take)
 
 
-async def _forecast(request: web.Request, inbound: Inbound) -> None:
-    message = messages.decode(inbound.body, messages.UpdateGroupCapacityForecast)
-    await request.app[INTAKE].receive(inbound, message)
+async def _forecast(request: web.Request, sender: Sender, said: Inbound) -> None:
+    message = None if sender.dialect.rewrites else messages.plain_forecast(said.body)
+    if message is None:
+        said = await _meant(said, sender, request.app[CONTEXT].clock())
+        message = messages.decode(said.body, messages.UpdateGroupCapacityForecast)
+    await request.app[INTAKE].receive(said, message)
 
 
-async def _unregister(request: web.Request, inbound: Inbound) -> None:
+async def _unregister(request: web.Request, sender: Sender, said: Inbound) -> None:
+    inbound = await _meant(said, sender, request.app[CONTEXT].clock())
     if inbound.body:
         messages.decode(inbound.body, messages.Register)
     await registration.unregister(request.app[CONTEXT], inbound)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
-MARK = re.compile(rb'"n":(\d+)')
+MARK = re.compile(rb'"capacity":(\d+)\.25,')
 RUN = b"bench-%d" % time.time_ns()
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
@@ -56,10 +56,9 @@ def forecast(group: str, number: int, blocks: int) -> bytes:
     body = {
         "group_id": group,
         "type": "CONSUMPTION",
-        "n": number,
         "forecasted_blocks": [
             {
-                "capacity": 3.5 + i % 7,
+                "capacity": 3.5 + i % 7 if i else number + 0.25,
                 "phase": "ALL",
                 "unit": "KW",
                 "start_time": (start + i * step).isoformat(),
@@ -80,7 +79,7 @@ class Client:
         self._tally = tally
         self._token, group = plan.senders[index]
         self._bodies = [
-            forecast(group, n, plan.blocks).split(b'"n":%d' % n) for n in range(192 // plan.blocks)
+            forecast(group, n, plan.blocks).split(b"%d.25," % n) for n in range(192 // plan.blocks)
         ]
 
     async def run(self, until: float) -> None:
@@ -109,7 +108,7 @@ class Client:
         writer.close()
 
     def _request(self, number: int, around: list[bytes]) -> bytes:
-        body = (b'"n":%d' % number).join(around)
+        body = (b"%d.25," % number).join(around)
         return (
             b"POST /oscp/fp/2.0/update_group_capacity_forecast HTTP/1.1\r\nHost: fpd\r\n"
             b"Authorization: Token %s\r\nX-Request-ID: %s-%d\r\n"

@@ -25,6 +25,7 @@ from typing import Any
 import aiohttp
 import psycopg
 import pytest
+from bench.machine import cpu_s, family_cpu_s, memory_mb
 from flows.measured_site import Hands, Site
 from support import flood
 from support.daemon import MakeDaemon
@@ -41,7 +42,6 @@ from fpd.store.db import Database
 COUNT = int(os.environ.get("FPD_DATUM", "200000"))
 STREAMS = int(os.environ.get("FPD_STREAMS", "2000"))
 WINDOWS = [int(n) for n in os.environ.get("FPD_IN_FLIGHT", "20,2000").split(",")]
-TICK_S = os.sysconf("SC_CLK_TCK")
 
 pytestmark = [
     *MARKS,
@@ -63,23 +63,6 @@ def messages() -> list[Message]:
         )
         for n in range(COUNT)
     ]
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICK_S
-
-
-def memory_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4 / 1024
-
-
-def postgres_cpu_s(parent: int) -> float:
-    """Of the server and what it has forked, gone or not."""
-    fields = Path(f"/proc/{parent}/stat").read_text().rsplit(")", 1)[1].split()
-    gone = sum(map(int, fields[13:15])) / TICK_S
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return gone + cpu_s(parent) + sum(cpu_s(int(pid)) for pid in children)
 
 
 @pytest.fixture
@@ -147,7 +130,7 @@ async def floor(broker: Mosquitto, url: str, sent: list[Message]) -> tuple[float
     server = await server_of(url)
     parts = {
         "mosquitto": lambda: cpu_s(broker.pid),
-        "postgres": lambda: postgres_cpu_s(server),
+        "postgres": lambda: family_cpu_s(server),
         "mosquitto_sub, psql": children_cpu_s,
     }
     before = {name: ask() for name, ask in parts.items()}
@@ -190,7 +173,7 @@ async def test_datum_in(
     server = await server_of(database_url)
     parts = {
         "fpd": lambda: cpu_s(daemon.pid),
-        "postgres": lambda: postgres_cpu_s(server),
+        "postgres": lambda: family_cpu_s(server),
         "mosquitto": lambda: cpu_s(broker.pid),
     }
     few = f"select count(*) from (select from datum limit {STREAMS + 1}) as d"

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
+from bench.machine import cpu_s
 from support.daemon import Daemon, free_port
 from support.peer import RecordingPeer
 
@@ -123,23 +124,29 @@ class Site:
             await peer.shakes_hands(daemon.url, token, 3600)
         return token, name
 
-    async def bare(self, senders: list[tuple[str, str]], blocks: int) -> None:
-        """Tell what a door does in our place that does nothing but keep."""
+    async def bare(self, what: str, *, sink_port: int | None = None, **plan: Any) -> None:
+        """Tell what a door does in our place that does nothing but keep, and pass on to a sink."""
         port = free_port()
+        sink = () if sink_port is None else (str(sink_port),)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(Path(__file__).with_name("bare.py")), str(port), self.url
+            sys.executable, str(Path(__file__).with_name("bare.py")), str(port), self.url, *sink
         )
         try:
             await answers(port)
-            said = await self.load(senders=senders, blocks=blocks, doors=[(HOST, port)])
-            self.tell(f"a bare door, {blocks} blocks", said)
+            said = await self.load(
+                doors=[(HOST, port)], pids=[process.pid], sink_port=sink_port, **plan
+            )
+            self.tell(what, said)
         finally:
             process.terminate()
             await process.wait()
             with psycopg.connect(self.url, autocommit=True) as conn:
                 conn.execute("drop table bare")
 
-    async def load(self, **plan: Any) -> dict[str, Any]:
+    async def load(self, *, pids: Sequence[int] = (), **plan: Any) -> dict[str, Any]:
+        """Return what the load says, and `cpu_s`: what the doors took, `pids` or the daemons."""
+        pids = pids or [daemon.pid for daemon in self.daemons]
+        before = sum(map(cpu_s, pids))
         doors = [(HOST, int(daemon.url.rpartition(":")[2])) for daemon in self.daemons]
         path = self.folder / "plan.json"
         path.write_text(json.dumps({"doors": doors, "for_s": FOR_S, **plan}))
@@ -150,11 +157,18 @@ class Site:
         out, _ = await process.communicate()
         said: dict[str, Any] = json.loads(out)
         assert said["refused"] == {}
-        return said
+        return said | {"cpu_s": sum(map(cpu_s, pids)) - before}
 
     def tell(self, what: str, said: dict[str, Any]) -> None:
         rate = said["accepted"] / said["took_s"]
-        print(f"{what}: {rate:.0f}/s kept, {rate / self.floor:.3f} P, {_ms(said['answered'])}")
+        each_ms = 1000 * said["cpu_s"] / said["accepted"]
+        print(
+            f"{what}: {rate:.0f}/s kept, {rate / self.floor:.3f} P, {_ms(said['answered'])}, "
+            f"{each_ms:.2f} ms of CPU each"
+        )
+        if said["heard"]:
+            passed_on = said["heard"] / said["heard_took_s"]
+            print(f"  passed on: {passed_on:.0f}/s, from POST to POST {_ms(said['passed_on'])}")
 
 
 async def answers(port: int) -> None:
@@ -196,7 +210,7 @@ async def database(folder: Path) -> AsyncIterator[str]:
 async def test_forecasts_kept(site: Site) -> None:
     senders = await site.senders()
     for blocks in (2, 96):
-        await site.bare(senders, blocks)
+        await site.bare(f"a bare door, {blocks} blocks", senders=senders, blocks=blocks)
     site.tell("2 blocks", await site.load(senders=senders))
     site.tell("96 blocks", await site.load(senders=senders, blocks=96))
     many = [*senders, *(await site.senders()), *(await site.senders()), *(await site.senders())]
@@ -210,9 +224,11 @@ async def test_forecasts_passed_on(site: Site) -> None:
     senders = await site.senders(
         capacityOptimizerId=await site.optimizer(port), capacityOptimizerMeasurementPeriod="Hour"
     )
+    for rate in (500, None):
+        await site.bare(
+            f"a bare door, wanted {rate or 'all'}/s", senders=senders, rate=rate, sink_port=port
+        )
     for rate in (100, 500, None):
         said = await site.load(senders=senders, rate=rate, sink_port=port)
         site.tell(f"wanted {rate or 'all'}/s", said)
         assert said["heard"] == said["accepted"], "each is heard, once"
-        passed_on = said["heard"] / said["heard_took_s"]
-        print(f"  passed on: {passed_on:.0f}/s, from POST to POST {_ms(said['passed_on'])}")

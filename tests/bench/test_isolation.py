@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
+from bench.machine import cpu_s, memory_mb
 from support.daemon import Daemon, free_port, make_site
 from support.messages import forecast
 from support.peer import RecordingPeer
@@ -116,10 +117,7 @@ def populate(url: str, vault: Vault, ports: dict[str, int]) -> dict[str, float]:
 
 def used(pid: int) -> tuple[float, float]:
     """Return CPU seconds and resident MB of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ticks = int(fields[11]) + int(fields[12])
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return cpu_s(pid), memory_mb(pid)
 
 
 def lateness(

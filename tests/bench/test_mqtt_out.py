@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from bench.machine import cpu_s
 from flows.measured_site import NOON, Hands, Site
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
@@ -28,12 +29,6 @@ pytestmark = MARKS
 
 COUNT = int(os.environ.get("FPD_MESSAGES", "40000"))
 PAYLOAD = b'{"created":1773144000000,"nodeId":2,"sourceId":"/oscp/cp/Heartbeat/1/one","x":%d}'
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 @pytest.fixture

@@ -114,6 +114,28 @@ async def test_blocks_may_touch_and_differ_in_phase_but_not_overlap() -> None:
         )
 
 
+def test_a_forecast_without_anything_else_is_known_by_its_shape() -> None:
+    for blocks in (1, 2, 96):
+        body = json.dumps(FORECAST | {"forecasted_blocks": [BLOCK] * blocks}).encode()
+        assert messages.plain_forecast(body) == messages.decode(body, UpdateGroupCapacityForecast)
+    assert messages.plain_forecast(b"[" * 100_000) is None
+
+
+@given(st.data())
+def test_a_shape_that_could_deceive_is_looked_at_with_care(data: st.DataObject) -> None:
+    """Whatever is added to a plain forecast, at any place and in any spelling."""
+    said = json.dumps(FORECAST | {"forecasted_blocks": [BLOCK] * 3})
+    places = [i + 1 for i, letter in enumerate(said) if letter == "{"]
+    place = data.draw(st.sampled_from(places))
+    known = [*FORECAST, *BLOCK]
+    name = data.draw(
+        st.sampled_from(["n", "", *known, *(f"\\u{ord(k[0]):04x}{k[1:]}" for k in known)])
+    )
+    value = data.draw(st.sampled_from(["1", "null", "[]", "{}", '"x"', "[" * 40 + "]" * 40]))
+    body = f'{said[:place]}"{name}":{value},{said[place:]}'.encode()
+    assert messages.plain_forecast(body) is None
+
+
 @pytest.mark.parametrize(
     "document",
     [{}, {"required_behaviour": {}}, {"required_behaviour": {"measurement_configuration": []}},
