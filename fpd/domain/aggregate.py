@@ -21,9 +21,9 @@ from fpd.domain.measurement import (
     Rules,
     Summary,
     period_at,
-    reported,
     statistic,
 )
+from fpd.domain.reported import reported
 
 
 class Aggregation(IntEnum):

@@ -10,14 +10,17 @@ the others are taken of the register's readings as of any other property.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
+import msgspec
+
 from fpd.domain import entities
 from fpd.domain.entities import EnergyDirection, EnergyType, MeasurementUnit, StatisticType
 from fpd.domain.measurement import (
+    UNKNOWN,
     Carry,
     Energy,
     Period,
@@ -67,11 +70,10 @@ def read(given: Mapping[str, Any], *, of_energy: bool) -> Settings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
+class Read(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was read of a property: before a period, inside it, and the first one after it."""
 
-    carry: Carry = field(default_factory=Carry)
+    carry: Carry = UNKNOWN
     inside: Summary | None = None
     after: Reading | None = None
 
@@ -95,21 +97,27 @@ def instantaneous(settings: Settings, read: Read, period: Period, rules: Rules) 
     value = statistic(
         settings.statistic, read.inside, period, before=read.carry.before, rules=rules
     )
-    if value is None or settings.statistic is StatisticType.COUNT:
+    if value is None or settings.statistic is StatisticType.COUNT or settings.multiplier == 1:
         return value
     return value * settings.multiplier
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metered:
-    """An energy in the settings' unit.
-
-    `standing` is the register's last level known at the period's end, also when the period itself
-    says nothing about it.
-    """
+class Metered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An energy in the settings' unit; what its registers leave behind, if it is of registers."""
 
     energy: Energy | None = None
-    standing: Fraction | None = None
+    carries: tuple[Carry, ...] = ()
+    multiplier: Fraction = Fraction(1)
+
+    @property
+    def standing(self) -> Fraction | None:
+        """The last level known at the period's end, also when the period itself says nothing."""
+        if not self.carries:
+            return None if self.energy is None else self.energy.register
+        levels = [level for carry in self.carries if (level := carry.standing) is not None]
+        if len(levels) < len(self.carries):
+            return None
+        return sum(levels, Fraction(0)) * self.multiplier
 
 
 def taken(settings: Settings, read: Read, period: Period, rules: Rules) -> Metered:
@@ -118,40 +126,32 @@ def taken(settings: Settings, read: Read, period: Period, rules: Rules) -> Meter
     if value is None:
         return Metered()
     energy = Energy(register=value, gained=value, from_at=period.start_at, until_at=period.end_at)
-    return Metered(energy=energy, standing=value)
+    return Metered(energy=energy)
 
 
-def metered(
-    settings: Settings, reads: Sequence[Read], period: Period, rules: Rules
-) -> tuple[Metered, tuple[Carry, ...]]:
-    """Return what registers, one of each property, say about a period, and what the next one
-    takes over of each.
+def metered(settings: Settings, reads: Sequence[Read], period: Period, rules: Rules) -> Metered:
+    """Return what registers, one of each property, say about a period.
 
     While one of them is missing nothing is told.
     """
-    registers = [Register(carry=r.carry, inside=r.inside, after=r.after) for r in reads]
-    energies = [register.energy(period, rules) for register in registers]
-    known = [energy for energy in energies if energy is not None]
-    carries = tuple(
-        register.carried(period, energy)
-        for register, energy in zip(registers, energies, strict=True)
-    )
-    levels = [carry.standing for carry in carries]
-    standing = [level for level in levels if level is not None]
-    return (
-        Metered(
-            energy=_scaled(sum_of(known), settings.multiplier)
-            if len(known) == len(registers)
-            else None,
-            standing=sum(standing, Fraction(0)) * settings.multiplier
-            if len(standing) == len(registers)
-            else None,
-        ),
-        carries,
+    known, carries = [], []
+    for read in reads:
+        register = Register(carry=read.carry, inside=read.inside, after=read.after)
+        energy = register.energy(period, rules)
+        carries.append(register.carried(period, energy))
+        if energy is not None:
+            known.append(energy)
+    energy = sum_of(known) if len(known) == len(reads) else None
+    return Metered(
+        energy=None if energy is None else _scaled(energy, settings.multiplier),
+        carries=tuple(carries),
+        multiplier=settings.multiplier,
     )
 
 
 def _scaled(energy: Energy, factor: Fraction) -> Energy:
+    if factor == 1:
+        return energy
     return Energy(
         register=energy.register * factor,
         gained=None if energy.gained is None else energy.gained * factor,

@@ -66,7 +66,7 @@ class Reported:
     request_id: str
     revision: int
     end_at: datetime
-    body: bytes
+    body: bytes | bytearray
 
 
 async def owe_reports(

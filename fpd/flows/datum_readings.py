@@ -13,7 +13,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
-from fpd.domain.measurement import Carry, Period, Reading, Register, Rules, Summary, reported
+from fpd.domain.measurement import Carry, Period, Reading, Register, Rules, Summary
+from fpd.domain.reported import reported
 from fpd.errors import Malformed
 from fpd.flows.context import Context
 from fpd.flows.datum_out import LONGEST, Asked, narrowed

@@ -5,174 +5,31 @@ Sources: OSCP 2.0 §4.5 (measurements), decision P9 (styles, one entry or severa
 
 from __future__ import annotations
 
+import hashlib
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from functools import lru_cache
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Final, NamedTuple
 
-import msgspec
-import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
-from fpd.domain import metering
-from fpd.domain.entities import AssetCategory as Category
-from fpd.domain.entities import (
-    EnergyDirection,
-    EnergyType,
-    MeasurementUnit,
-    Role,
-    StatisticType,
-    parse,
-)
-from fpd.domain.entities import Phase as PhaseTerm
-from fpd.domain.measurement import Carry, Energy, Period, Reading, Rules, reported
-from fpd.domain.metering import Metered, Read, Settings
+from fpd.domain.entities import EnergyDirection, EnergyType, MeasurementUnit, Role
+from fpd.domain.measurement import Energy, Period
+from fpd.domain.metering import Metered, Settings
+from fpd.domain.reported import Total, reported
 from fpd.domain.units import Phase, Unit
-from fpd.errors import Malformed
+from fpd.flows.measured import Result
 from fpd.oscp import messages
 from fpd.store.measurements import Due
-from fpd.store.parts import Part, PartKey
-from fpd.store.readings import Asset, Sought
-
-log = structlog.get_logger()
 
 _NAMESPACE: Final = uuid.UUID("7a3f6f0c-6c52-4f0e-9d52-0b7f2f1f4c11")
+_OF_ASSETS: Final = messages.UpdateAssetMeasurements
+_OF_GROUP: Final = messages.UpdateGroupMeasurements
 _WH: Final = {MeasurementUnit.WH: 1, MeasurementUnit.KWH: 1000}
-_decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metering:
-    """An asset of a group whose period is to be closed, and what is measured of it."""
-
-    asset: Asset
-    phase: Phase
-    category: messages.AssetCategory
-    instantaneous: Settings | None
-    energy: Settings | None
-
-    @property
-    def keys(self) -> list[PartKey]:
-        """What is summed up for it."""
-        of_value = self.instantaneous.properties if self.instantaneous else ()
-        of_energy = self.energy.properties if self.energy else ()
-        return [PartKey(self.asset.id, "i", name) for name in dict.fromkeys(of_value)] + [
-            PartKey(self.asset.id, "a", name) for name in dict.fromkeys(of_energy)
-        ]
-
-    def sought(self, period: Period) -> list[Sought]:
-        """Return which readings are needed one by one: those of values that are sums over time."""
-        return [
-            Sought(
-                asset=self.asset,
-                property=name,
-                accumulating=settings is self.energy,
-                start_at=period.start_at,
-                end_at=period.end_at,
-            )
-            for settings in (self.instantaneous, self.energy)
-            if settings is not None and _is_sum(settings, of_energy=settings is self.energy)
-            for name in settings.properties
-        ]
-
-
-def _is_sum(settings: Settings, *, of_energy: bool) -> bool:
-    is_register = of_energy and settings.statistic is StatisticType.DIFFERENCE
-    return len(settings.properties) > 1 and not is_register
-
-
-def metering_of(asset: Asset) -> Metering | None:
-    """Read an asset's settings; None, and a warning, when they cannot be meant."""
-    try:
-        return Metering(
-            asset=asset,
-            phase=_phase(asset.phase),
-            category=_category(asset.category),
-            instantaneous=_settings(asset.instantaneous, of_energy=False),
-            energy=_settings(asset.energy, of_energy=True),
-        )
-    except Malformed as error:
-        log.warning("asset.unusable", asset=asset.id, reason=str(error))
-        return None
-
-
-@lru_cache
-def _phase(given: str) -> Phase:
-    return Phase(parse(given, tuple(PhaseTerm)).wire)
-
-
-@lru_cache
-def _category(given: str) -> messages.AssetCategory:
-    return messages.AssetCategory(parse(given, tuple(Category)).wire)
-
-
-@lru_cache(maxsize=4096)
-def _settings(text: str | None, *, of_energy: bool) -> Settings | None:
-    """Ten thousand assets have few settings among them."""
-    return None if text is None else metering.read(_decode(text), of_energy=of_energy)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What an asset did: an instantaneous value in its unit, and its registers.
-
-    `carries` is what the next period takes over.
-    """
-
-    metering: Metering
-    value: Fraction | None
-    metered: Metered
-    carries: Mapping[PartKey, Carry]
-
-
-def result(
-    of: Metering,
-    period: Period,
-    found: Mapping[PartKey, Part],
-    series: Iterator[Sequence[Reading]],
-    rules: Rules,
-) -> Result:
-    """Measure an asset.
-
-    `found` is what was summed up; `series` are the readings of its `sought`, in that order.
-    """
-    value, metered = None, Metered()
-    carries: dict[PartKey, Carry] = {}
-    if of.instantaneous:
-        value = metering.instantaneous(
-            of.instantaneous, _read(of, of.instantaneous, period, found, series), period, rules
-        )
-    if of.energy and of.energy.statistic is not StatisticType.DIFFERENCE:
-        read = _read(of, of.energy, period, found, series)
-        metered = metering.taken(of.energy, read, period, rules)
-    elif of.energy:
-        keys = [PartKey(of.asset.id, "a", name) for name in of.energy.properties]
-        registers = [_read_of(found.get(key)) for key in keys]
-        metered, told = metering.metered(of.energy, registers, period, rules)
-        carries = dict(zip(keys, told, strict=True))
-    return Result(metering=of, value=value, metered=metered, carries=carries)
-
-
-def _read(
-    of: Metering,
-    settings: Settings,
-    period: Period,
-    found: Mapping[PartKey, Part],
-    series: Iterator[Sequence[Reading]],
-) -> Read:
-    of_energy = settings is of.energy
-    if _is_sum(settings, of_energy=of_energy):
-        return metering.as_one([next(series) for _ in settings.properties], period)
-    key = PartKey(of.asset.id, "a" if of_energy else "i", settings.properties[0])
-    return _read_of(found.get(key))
-
-
-def _read_of(part: Part | None) -> Read:
-    return Read() if part is None else part.read
 
 
 def request_id(due: Due) -> str:
@@ -204,41 +61,128 @@ def hears_corrections(due: Due) -> bool:
     return due.service_props.get("measurement-corrections") != "none"
 
 
-def report(due: Due, results: Sequence[Result]) -> tuple[str, Struct] | None:
-    """Return (operation, message), or None when there is nothing to report.
+class Made(NamedTuple):
+    """A message of a peer, and what it is recognised by."""
+
+    operation: str
+    body: bytes | bytearray
+    sha256: bytes
+
+
+class Report:
+    """The message of a period, made of its assets some at a time.
 
     Groups are reported to a provider and assets to an optimizer, unless the peer's switch
-    `group-asset-measurement` says otherwise.
+    `group-asset-measurement` says otherwise. A group may have very many assets, so nothing is
+    kept of one but its entry or what it adds to the sums.
+
+    `is_possible`: any asset's settings could give an entry of a message to this peer.
     """
-    continuous = _is_continuous(due)
-    period = due.period
-    if _is_true(due.service_props.get("measurement-zero-fill")):
-        results = [_zero_filled(r, period) for r in results]
-    combined = due.service_props.get("group-combined-asset-id")
-    if _is_of_assets(due):
-        if combined and len(results) > 1:
-            assets = _combined(results, period, continuous, asset_id=str(combined))
+
+    def __init__(self, due: Due) -> None:
+        self._due = due
+        self._period = due.period
+        self._continuous = _is_continuous(due)
+        self._of_assets = _is_of_assets(due)
+        self._zero_fill = _is_true(due.service_props.get("measurement-zero-fill"))
+        self._combined = due.service_props.get("group-combined-asset-id")
+        per_asset = due.service_props.get("group-measurement-entries") == "per-asset"
+        self._entry_each = not self._combined and (self._of_assets or per_asset)
+        self._count = 0
+        self._first: Result | None = None
+        self._is_empty = True
+        self._body = bytearray()
+        self._digest = hashlib.sha256()
+        self._energies: dict[_Kind, _Sum] = {}
+        self._values: dict[tuple[Phase, Unit], Total] = {}
+        self.is_possible = False
+        of = _OF_ASSETS if self._of_assets else _OF_GROUP
+        self._write(messages.encode(of(group_id=due.identifier, measurements=()))[:-2])
+
+    def add(self, results: Sequence[Result]) -> None:
+        """Take in what these assets did."""
+        for result in results:
+            of = result.metering
+            if of.energy is not None or (self._of_assets and of.instantaneous is not None):
+                self.is_possible = True
+                break
+        if self._zero_fill:
+            results = [_zero_filled(result, self._period) for result in results]
+        if self._entry_each:
+            self._add_entries(results)
         else:
-            assets = [entry for r in results if (entry := _asset_entry(r, period, continuous))]
-        if assets:
-            return "update_asset_measurements", messages.UpdateAssetMeasurements(
-                group_id=due.identifier, measurements=tuple(assets)
+            self._add_sums(results)
+
+    def finished(self) -> Made | None:
+        """Return the message when all assets are in it; None when there is nothing to report."""
+        if not self._entry_each:
+            self._enter(self._summed())
+        if self._is_empty:
+            return None
+        self._write(b"]}")
+        of = "asset" if self._of_assets else "group"
+        return Made(f"update_{of}_measurements", self._body, self._digest.digest())
+
+    def _write(self, json: bytes) -> None:
+        self._body += json
+        self._digest.update(json)
+
+    def _enter(self, entries: Sequence[Struct]) -> None:
+        if entries:
+            json = messages.encode_list(entries)
+            self._write(json if self._is_empty else b"," + json)
+            self._is_empty = False
+
+    def _add_entries(self, results: Sequence[Result]) -> None:
+        if self._of_assets:
+            assets = [_asset_entry(r, self._period, self._continuous) for r in results]
+            self._enter([entry for entry in assets if entry is not None])
+        else:
+            energies = [_energy_entry(r, self._continuous) for r in results]
+            self._enter([entry for entry in energies if entry is not None])
+
+    def _add_sums(self, results: Sequence[Result]) -> None:
+        for r in results:
+            of = r.metering
+            self._count += 1
+            self._first = self._first or r
+            if of.energy is not None:
+                kind = _Kind(of.phase, of.energy.direction, of.energy.type)
+                self._energies.setdefault(kind, _Sum(kind)).add(r, of.energy, self._continuous)
+            if self._of_assets and of.instantaneous is not None and r.value is not None:
+                of_value = of.phase, Unit(of.instantaneous.unit.wire)
+                self._values.setdefault(of_value, Total()).add(r.value)
+
+    def _summed(self) -> Sequence[Struct]:
+        sums = self._energies.values()
+        energies = [entry for one in sums if (entry := one.entry(self._continuous))]
+        return self._as_one(energies) if self._of_assets else energies
+
+    def _as_one(self, energies: Sequence[messages.EnergyMeasurement]) -> Sequence[Struct]:
+        """Return all assets as one: an entry for each kind of energy, and values by phase and unit.
+
+        Interpretation: what is not of one kind is not added up, so there may be several entries.
+        """
+        if self._first is None:
+            return ()
+        if self._count == 1:
+            alone = _asset_entry(self._first, self._period, self._continuous)
+            return () if alone is None else (alone,)
+        values = [
+            messages.InstantaneousMeasurement(
+                value=total.reported(), phase=phase, unit=unit, measure_time=self._period.end_at
             )
-        return None
-    per_asset = due.service_props.get("group-measurement-entries") == "per-asset"
-    entries = _group_entries(results, continuous, summed=bool(combined) or not per_asset)
-    if entries:
-        return "update_group_measurements", messages.UpdateGroupMeasurements(
-            group_id=due.identifier, measurements=tuple(entries)
-        )
-    return None
-
-
-def is_reportable(due: Due, results: Iterable[Result]) -> bool:
-    """Tell whether any asset's settings could give an entry of a message to this peer."""
-    of_assets = _is_of_assets(due)
-    wanted = [(r.metering.energy, r.metering.instantaneous) for r in results]
-    return any(energy is not None or (of_assets and now is not None) for energy, now in wanted)
+            for (phase, unit), total in self._values.items()
+        ]
+        return [
+            messages.AssetMeasurement(
+                asset_id=str(self._combined),
+                asset_category=self._first.metering.category,
+                energy_measurement=energy,
+                instantaneous_measurement=value,
+            )
+            for energy, value in zip_longest(energies, values)
+        ]
 
 
 def _is_of_assets(due: Due) -> bool:
@@ -278,117 +222,99 @@ def _zero_filled(result: Result, period: Period) -> Result:
             from_at=period.start_at,
             until_at=period.end_at,
         )
-        metered = replace(metered, energy=energy)
+        metered = Metered(energy=energy)
     return replace(result, value=value, metered=metered)
-
-
-def _combined(
-    results: Sequence[Result], period: Period, continuous: bool, *, asset_id: str
-) -> list[messages.AssetMeasurement]:
-    """Return all assets as one: an entry for each kind of energy, and values by phase and unit.
-
-    Interpretation: what is not of one kind is not added up, so there may be several entries.
-    """
-    energies = _group_entries(results, continuous, summed=True)
-    sums: dict[tuple[Phase, Unit], Fraction] = {}
-    for r in results:
-        settings = r.metering.instantaneous
-        if settings is not None and r.value is not None:
-            kind = r.metering.phase, Unit(settings.unit.wire)
-            sums[kind] = sums.get(kind, Fraction(0)) + r.value
-    values = [
-        messages.InstantaneousMeasurement(
-            value=reported(value), phase=phase, unit=unit, measure_time=period.end_at
-        )
-        for (phase, unit), value in sums.items()
-    ]
-    return [
-        messages.AssetMeasurement(
-            asset_id=asset_id,
-            asset_category=results[0].metering.category,
-            energy_measurement=energy,
-            instantaneous_measurement=value,
-        )
-        for energy, value in zip_longest(energies, values)
-    ]
 
 
 def _asset_entry(
     result: Result, period: Period, continuous: bool
 ) -> messages.AssetMeasurement | None:
-    energies = _entries([result], continuous)
-    value = None
-    settings = result.metering.instantaneous
-    if settings is not None and result.value is not None:
+    energy, value = _energy_entry(result, continuous), None
+    of = result.metering
+    if of.instantaneous is not None and result.value is not None:
         value = messages.InstantaneousMeasurement(
             value=reported(result.value),
-            phase=result.metering.phase,
-            unit=Unit(settings.unit.wire),
+            phase=of.phase,
+            unit=Unit(of.instantaneous.unit.wire),
             measure_time=period.end_at,
         )
-    if not energies and value is None:
+    if energy is None and value is None:
         return None
     return messages.AssetMeasurement(
-        asset_id=result.metering.asset.identifier,
-        asset_category=result.metering.category,
-        energy_measurement=energies[0] if energies else None,
+        asset_id=of.asset.identifier,
+        asset_category=of.category,
+        energy_measurement=energy,
         instantaneous_measurement=value,
     )
 
 
-def _group_entries(
-    results: Sequence[Result], continuous: bool, *, summed: bool
-) -> list[messages.EnergyMeasurement]:
-    metered = [r for r in results if r.metering.energy is not None]
-    if not summed:
-        return [entry for r in metered for entry in _entries([r], continuous)]
-    kinds: dict[object, list[Result]] = {}
-    for r in metered:
-        kinds.setdefault(_kind(r), []).append(r)
-    return [entry for parts in kinds.values() for entry in _entries(parts, continuous)]
+def _energy_entry(result: Result, continuous: bool) -> messages.EnergyMeasurement | None:
+    energy, settings = result.metered.energy, result.metering.energy
+    amount = _amount(energy, continuous)
+    if energy is None or settings is None or amount is None:
+        return None
+    kind = _Kind(result.metering.phase, settings.direction, settings.type)
+    from_at = None if continuous else energy.from_at
+    return kind.entry(reported(amount), settings.unit, from_at, energy.until_at)
 
 
-def _kind(result: Result) -> tuple[Phase, EnergyDirection, EnergyType]:
-    settings = result.metering.energy
-    assert settings is not None
-    return result.metering.phase, settings.direction, settings.type
+class _Kind(NamedTuple):
+    """Energies of one kind may be added up."""
+
+    phase: Phase
+    direction: EnergyDirection
+    type: EnergyType
+
+    def entry(
+        self, value: Decimal, unit: MeasurementUnit, from_at: datetime | None, until_at: datetime
+    ) -> messages.EnergyMeasurement:
+        return messages.EnergyMeasurement(
+            value=value,
+            phase=self.phase,
+            unit=messages.EnergyUnit(unit.wire),
+            direction=messages.EnergyDirection(self.direction.wire),
+            measure_time=until_at,
+            energy_type=messages.EnergyType(self.type.wire),
+            initial_measure_time=from_at,
+        )
 
 
-def _entries(results: Sequence[Result], continuous: bool) -> list[messages.EnergyMeasurement]:
-    """Return one entry for assets of one kind, none when nothing is known of any of them.
+class _Sum:
+    """What assets of one kind have metered.
 
     Interpretation: an asset that is silent in the period adds nothing to an energy, but its last
     level to a sum of registers, which would fall without it.
     """
-    spoke = [r for r in results if _amount(r, continuous) is not None]
-    if not spoke:
-        return []
-    units = {r.metering.energy.unit for r in results if r.metering.energy}
-    unit = units.pop() if len(units) == 1 else MeasurementUnit.WH
-    total = Fraction(0)
-    for r in results:
-        amount = _amount(r, continuous)
-        if amount is None and continuous:
-            amount = r.metered.standing
-        if amount is not None and r.metering.energy is not None:
-            total += amount * _WH[r.metering.energy.unit] / _WH[unit]
-    energies = [r.metered.energy for r in spoke if r.metered.energy is not None]
-    phase, direction, kind = _kind(spoke[0])
-    return [
-        messages.EnergyMeasurement(
-            value=reported(total),
-            phase=phase,
-            unit=messages.EnergyUnit(unit.wire),
-            direction=messages.EnergyDirection(direction.wire),
-            measure_time=max(energy.until_at for energy in energies),
-            energy_type=messages.EnergyType(kind.wire),
-            initial_measure_time=None if continuous else min(e.from_at for e in energies),
-        )
-    ]
+
+    def __init__(self, kind: _Kind) -> None:
+        self._kind = kind
+        self._units: set[MeasurementUnit] = set()
+        self._total_wh = Total()
+        self._from_at: datetime | None = None
+        self._until_at: datetime | None = None
+
+    def add(self, result: Result, settings: Settings, continuous: bool) -> None:
+        self._units.add(settings.unit)
+        energy = result.metered.energy
+        amount = _amount(energy, continuous)
+        if energy is not None and amount is not None:
+            self._from_at = min(self._from_at or energy.from_at, energy.from_at)
+            self._until_at = max(self._until_at or energy.until_at, energy.until_at)
+        elif continuous:
+            amount = result.metered.standing
+        if amount is not None:
+            self._total_wh.add(amount, _WH[settings.unit])
+
+    def entry(self, continuous: bool) -> messages.EnergyMeasurement | None:
+        """Return the sum; None when nothing is known of any of them."""
+        if self._until_at is None:
+            return None
+        unit = next(iter(self._units)) if len(self._units) == 1 else MeasurementUnit.WH
+        value = self._total_wh.reported(_WH[unit])
+        return self._kind.entry(value, unit, None if continuous else self._from_at, self._until_at)
 
 
-def _amount(result: Result, continuous: bool) -> Fraction | None:
-    energy = result.metered.energy
+def _amount(energy: Energy | None, continuous: bool) -> Fraction | None:
     if energy is None:
         return None
     return energy.register if continuous else energy.gained

@@ -7,6 +7,7 @@ finite and not negative. Interpretation: decision P16, null for an optional fiel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -190,6 +191,11 @@ def plausible_span(start_at: datetime, end_at: datetime) -> bool:
 def encode(message: Struct) -> bytes:
     """Write a message as it goes over the wire."""
     return _encoder.encode(message)
+
+
+def encode_list(entries: Sequence[Struct]) -> bytes:
+    """Write a part of a list of a message, without brackets."""
+    return _encoder.encode(entries)[1:-1]
 
 
 def decode(body: bytes, message: type[T]) -> T:

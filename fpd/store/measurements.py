@@ -15,7 +15,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from fpd.domain.measurement import Period, period_from
-from fpd.store.parts import Span, one_by_one
+from fpd.store.parts import one_by_one
+from fpd.store.spans import Span
 
 # Enabled groups with an enabled asset for a peer that is enabled and online. Over a broken link
 # nothing leaves, but what it would report is owed, so that nothing is missing once it is mended.

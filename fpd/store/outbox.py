@@ -29,7 +29,7 @@ class Owed:
     peer_id: int
     lane: str
     operation: str
-    body: bytes | None
+    body: bytes | bytearray | None
     request_id: str
     due_at: datetime
     correlation_id: str | None = None

@@ -9,15 +9,17 @@ late and notes it in the same transaction.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+import msgspec
 from psycopg import AsyncConnection
 
 from fpd.domain.measurement import Carry, Reading, Summary
 from fpd.domain.metering import Read
+from fpd.store.spans import ASSETS, Span, parameters
 
 WRITERS: Final = 0x66706402  # shared by who writes datum
 _LATE: Final = 0x66706403  # what is late is taken, and parts are filled, one after the other
@@ -29,24 +31,13 @@ _STRIDE: Final = timedelta(minutes=1)
 _ROWS: Final = 250  # read at a time, so that nobody waits for long
 
 
-class PartKey(NamedTuple):
+class PartKey(msgspec.Struct, frozen=True, gc=False):
     asset_id: int
     kind: str
     property: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """A time of a group's assets for one audience; as a rule the period that is due."""
-
-    group_id: int
-    audience: str
-    start_at: datetime
-    end_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was read of a property in a period, and around it."""
 
     key: PartKey
@@ -56,17 +47,17 @@ class Part:
 
     def without_after(self) -> Part:
         """Return the same as if nothing had been read since the period ended."""
-        return replace(self, read=replace(self.read, after=None))
+        read = Read(carry=self.read.carry, inside=self.read.inside)
+        return msgspec.structs.replace(self, read=read)
 
 
 def _part(row: tuple[Any, ...]) -> Part:
-    key, (stream_id, start_at), (before_at, before_value, bridge, is_open) = (
-        PartKey(*row[:3]),
-        row[3:5],
-        row[5:9],
-    )
-    count, first_at, first_value, last_at, last_value, least, most = row[9:16]
-    total, weighted, falls, after_at, after_value = row[16:]
+    (
+        (asset_id, kind, name, stream_id, start_at),
+        (before_at, before_value, bridge, is_open),
+        (count, first_at, first_value, last_at, last_value, least, most),
+        (total, weighted, falls, after_at, after_value),
+    ) = row[:5], row[5:9], row[9:16], row[16:]
     inside = None
     if count:
         inside = Summary(
@@ -81,7 +72,7 @@ def _part(row: tuple[Any, ...]) -> Part:
         )
     before = None if before_at is None else Reading(before_at, before_value)
     return Part(
-        key=key,
+        key=PartKey(asset_id, kind, name),
         stream_id=stream_id,
         start_at=start_at,
         read=Read(
@@ -104,13 +95,9 @@ _DATUM: Final = f"""
      where d.stream_id = b.stream_id and d.at >= %(earliest)s and d.at <= %(latest)s
 """
 _IS_NUMBER: Final = "jsonb_typeof(d.number) = 'number'"
-_SOUGHT: Final = """
+_SOUGHT: Final = f"""
     select a.id as asset_id, w.kind, w.property, s.id as stream_id, a.start_at, a.end_at
-      from (select a.*, c.start_at, c.end_at
-              from unnest(%(groups)s::bigint[], %(audiences)s::text[], %(starts)s::timestamptz[],
-                          %(ends)s::timestamptz[]) as c (group_id, audience, start_at, end_at)
-              join asset as a on a.group_id = c.group_id and a.audience = c.audience
-             where a.enabled) as a
+      from ({ASSETS}) as a
       join stream as s on s.user_id = a.user_id and s.node_id = a.node_id
                       and s.source_id = ltrim(a.source_id, '/')
      cross join lateral (
@@ -221,10 +208,7 @@ def _values(
     spans: Sequence[Span], *, known: datetime, reach: timedelta, stride: timedelta
 ) -> dict[str, object]:
     return {
-        "groups": [span.group_id for span in spans],
-        "audiences": [span.audience for span in spans],
-        "starts": [span.start_at for span in spans],
-        "ends": [span.end_at for span in spans],
+        **parameters(spans),
         "earliest": min(span.start_at for span in spans) - reach,
         "latest": max(span.end_at for span in spans) + max(reach, stride),
         "known": known,
@@ -294,8 +278,7 @@ async def fill(
     return cursor.rowcount
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Next:
+class Next(msgspec.Struct, frozen=True, gc=False):
     """What the period from `start_at` on takes over."""
 
     key: PartKey
@@ -306,6 +289,12 @@ class Next:
 
 async def carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
     """Have later periods begin where earlier ones end."""
+    for first in range(0, len(nexts), _ROWS):
+        await _carry_on(conn, nexts[first : first + _ROWS])
+        await asyncio.sleep(0)
+
+
+async def _carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
     before = [one.carry.before for one in nexts]
     await conn.execute(
         """
@@ -313,9 +302,9 @@ async def carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
                                         before_value, bridge, is_open, until_at)
         select n.asset_id, n.kind, n.property, n.stream_id, n.start_at, n.before_at,
                n.before_value, n.bridge, n.is_open, n.start_at
-          from unnest(%(assets)b::bigint[], %(kinds)b::text[], %(properties)b::text[],
-                      %(streams)b::bigint[], %(starts)b::timestamptz[], %(befores)b::timestamptz[],
-                      %(values)b::numeric[], %(bridges)b::numeric[], %(open)b::boolean[])
+          from unnest(%(assets)s::bigint[], %(kinds)s::text[], %(properties)s::text[],
+                      %(streams)s::bigint[], %(starts)s::timestamptz[], %(befores)s::timestamptz[],
+                      %(values)s::numeric[], %(bridges)s::numeric[], %(open)s::boolean[])
                as n (asset_id, kind, property, stream_id, start_at, before_at, before_value,
                      bridge, is_open)
          where exists (select from asset as a where a.id = n.asset_id)
@@ -327,34 +316,36 @@ async def carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
                                  excluded.is_open)
         """,
         {
-            "assets": [one.key.asset_id for one in nexts],
-            "kinds": [one.key.kind for one in nexts],
+            "assets": _array([one.key.asset_id for one in nexts]),
+            "kinds": _array([one.key.kind for one in nexts]),
             "properties": [one.key.property for one in nexts],
-            "streams": [one.stream_id for one in nexts],
-            "starts": [one.start_at for one in nexts],
-            "befores": [None if r is None else r.at for r in before],
-            "values": [None if r is None else r.value for r in before],
-            "bridges": [one.carry.bridge for one in nexts],
-            "open": [one.carry.is_open for one in nexts],
+            "streams": _array([one.stream_id for one in nexts]),
+            "starts": _array([one.start_at for one in nexts]),
+            "befores": _array([None if r is None else r.at for r in before]),
+            "values": _array([None if r is None else r.value for r in before]),
+            "bridges": _array([one.carry.bridge for one in nexts]),
+            "open": _array([one.carry.is_open for one in nexts]),
         },
     )
+
+
+def _array(values: Sequence[object]) -> str:
+    """Return an array of what has no quotes in it, in PostgreSQL's words: psycopg looks at each
+    element, which takes five times as long.
+    """
+    return "{" + ",".join(["NULL" if v is None else f'"{v}"' for v in values]) + "}"
 
 
 async def told_open(conn: AsyncConnection, spans: Sequence[Span]) -> frozenset[PartKey]:
     """Return those whose period was told without its end: what follows these spans begins there."""
     cursor = await conn.execute(
-        """
+        f"""
         select p.asset_id, p.kind, p.property
-          from unnest(%s::bigint[], %s::text[], %s::timestamptz[]) as c (group_id, audience, end_at)
-          join asset as a on a.group_id = c.group_id and a.audience = c.audience
-          join measured_part as p on p.asset_id = a.id and p.start_at = c.end_at
+          from ({ASSETS}) as a
+          join measured_part as p on p.asset_id = a.id and p.start_at = a.end_at
          where p.is_open
         """,
-        (
-            [span.group_id for span in spans],
-            [span.audience for span in spans],
-            [span.end_at for span in spans],
-        ),
+        parameters(spans),
     )
     return frozenset([PartKey(*row) for row in await cursor.fetchall()])
 
@@ -370,7 +361,15 @@ async def forget(conn: AsyncConnection, *, before: datetime) -> int:
         """,
         (before,),
     )
-    return cursor.rowcount
+    # Of an asset that was deleted while its part was written.
+    left = await conn.execute(
+        """
+        delete from measured_part as p
+         where p.start_at < %s and not exists (select from asset as a where a.id = p.asset_id)
+        """,
+        (before,),
+    )
+    return cursor.rowcount + left.rowcount
 
 
 def _all(table: str, columns: str) -> str:

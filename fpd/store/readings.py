@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
-from operator import itemgetter
 from typing import Final
 
+import msgspec
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
 
 from fpd.domain.measurement import Reading
-from fpd.store.measurements import Due
+from fpd.store.spans import ASSETS, Span, parameters
 
 # How many datum are searched beyond a period's edges for one that has the property.
 _SEARCHED: Final = 100
 _ROWS: Final = 250  # read at a time, so that nobody waits for long
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asset:
+class Asset(msgspec.Struct, frozen=True, gc=False):
     """An enabled asset; `instantaneous` and `energy` as the management API keeps them, in JSON."""
 
     id: int
@@ -37,41 +35,22 @@ class Asset:
     energy: str | None
 
 
-async def count_assets(conn: AsyncConnection, due: Sequence[Due]) -> dict[tuple[int, str], int]:
-    """Return how many enabled assets the claimed groups have for their audiences, if any."""
+async def assets(conn: AsyncConnection, spans: Sequence[Span]) -> AsyncIterator[list[Asset]]:
+    """Yield the enabled assets of these groups for their audiences, in order of ids."""
     cursor = await conn.execute(
-        """
-        select group_id, audience, count(*)
-          from asset
-          join unnest(%s::bigint[], %s::text[]) as wanted (group_id, audience)
-               using (group_id, audience)
-         where enabled
-         group by group_id, audience
-        """,
-        ([row.group_id for row in due], [row.audience for row in due]),
-    )
-    return {(row[0], row[1]): row[2] for row in await cursor.fetchall()}
-
-
-async def assets(conn: AsyncConnection, due: Sequence[Due]) -> AsyncIterator[list[Asset]]:
-    """Yield the enabled assets of the claimed groups for their audiences, in order of ids."""
-    cursor = conn.cursor(row_factory=class_row(Asset))
-    await cursor.execute(
-        """
+        f"""
         select a.id, a.group_id, a.audience, a.user_id, a.identifier, a.category, a.phase,
                a.node_id, ltrim(a.source_id, '/') as source_id,
                nullif(a.instantaneous, 'null')::text as instantaneous,
                nullif(a.energy, 'null')::text as energy
-          from asset as a
-          join unnest(%s::bigint[], %s::text[]) as wanted (group_id, audience)
-            on a.group_id = wanted.group_id and a.audience = wanted.audience
-         where a.enabled
+          from ({ASSETS}) as a
          order by a.id
         """,
-        ([row.group_id for row in due], [row.audience for row in due]),
+        parameters(spans),
+        binary=True,
     )
     while some := await cursor.fetchmany(_ROWS):
-        yield some
+        yield [Asset(*row) for row in some]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +79,13 @@ _POSSIBLE: Final = "at >= %(earliest)s and at < %(latest)s"
 
 async def readings(
     conn: AsyncConnection, sought: Sequence[Sought], *, reach: timedelta
-) -> list[tuple[Reading, ...]]:
+) -> list[list[Reading]]:
     """Return the readings of each property, in order of time.
 
     They begin with the last one before the start and end with the first one at or after the end,
     if these are at most `reach` away from it.
     """
-    found: list[tuple[Reading, ...]] = [()] * len(sought)
+    found: list[list[Reading]] = [[] for _ in sought]
     if not sought:
         return found
     cursor = await conn.execute(
@@ -167,7 +146,8 @@ async def readings(
             "latest": max(w.end_at for w in sought) + reach,
         },
     )
-    for position, rows in groupby(await cursor.fetchall(), key=itemgetter(0)):
-        read = [Reading(at, value) for _, at, value in rows]
-        found[position - 1] = tuple(read)
+    while some := await cursor.fetchmany(_ROWS):
+        for position, at, value in some:
+            found[position - 1].append(Reading(at, value))
+        await asyncio.sleep(0)
     return found

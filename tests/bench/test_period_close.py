@@ -1,39 +1,50 @@
 """Closing a period of many assets, beside the same sums by SQL from scratch over the same rows.
 
-FPD_ASSETS="1000,10000,100000" chooses the sizes. Nothing here passes or fails by its speed.
+First by the daemon's own functions in this process, several times, then by the real daemon, whose
+memory is measured and whose /healthz is asked all the time. FPD_ASSETS="1000,10000,100000"
+chooses the sizes; the largest one is also one group. Nothing here passes or fails by its speed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from statistics import median
 from typing import Any
 
+import aiohttp
 import pytest
-from flows.measured_site import NOON, Hands, Site
-from psycopg.types.json import Jsonb
+from bench.closing import LENGTH, SETTLE, build, fill, last_quarter, open_again, spans
+from bench.plot import draw
+from flows.measured_site import Hands, Site
+from support.daemon import Daemon, MakeDaemon
 
-from fpd.domain.datum import StreamKey
+from fpd.app import clock
 from fpd.domain.measurement import Rules
 from fpd.flows import measurements
-from fpd.store import parts, streams
+from fpd.flows.measuring import PAGE
+from fpd.store import parts
 from fpd.store.db import Database
-from fpd.store.parts import Span
+from fpd.store.spans import pages, pieces
 
-SIZES = [int(size) for size in os.environ.get("FPD_ASSETS", "1000,10000").split(",")]
-PERIOD_S, SAMPLES = 900, 90
-PER_GROUP = 100
-START = NOON - timedelta(seconds=PERIOD_S)
+SIZES = [int(size) for size in os.environ.get("FPD_ASSETS", "1000,10000,100000").split(",")]
+CASES = [(size, 100) for size in SIZES] + [(SIZES[-1], SIZES[-1])]
+TIMES = 3
+END = last_quarter(clock())
+START = END - LENGTH
 
 FROM_SCRATCH = {
-    "hash aggregate": """
+    "SQL from scratch": """
         select stream_id, avg((i -> 'watts')::numeric), min((i -> 'watts')::numeric), count(*)
           from datum where at >= %(start)s and at < %(end)s group by 1
     """,
-    "the same statistics as ours": """
+    "SQL, the same statistics": """
         select stream_id, count(*), min(v), max(v), sum(v), sum(v * s), sum(greatest(v - n, 0))
           from (select stream_id, v, lead(v) over w as n,
                        extract(epoch from lead(at) over w - at) as s
@@ -43,212 +54,178 @@ FROM_SCRATCH = {
          group by 1
     """,
 }
+FIGURES: dict[str, list[tuple[float, float]]] = {}
 
 
 @pytest.fixture
 async def site(database_url: str) -> AsyncIterator[Site]:
     db = Database(database_url, clock=Hands())
     await db.open()
-    site = Site(db, Hands(START))
-    yield site
+    yield Site(db, Hands(START))
     await db.close()
 
 
-async def timed(work: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
+async def timed(work: Callable[[], Awaitable[Any]]) -> float:
     began = time.perf_counter()
-    found = await work()
-    return time.perf_counter() - began, found
+    await work()
+    return time.perf_counter() - began
 
 
-async def scratch(site: Site, query: str) -> float:
-    took, _ = await timed(lambda: site.fetch(query, start=START, end=NOON))
-    return took
-
-
-async def build(site: Site, assets: int) -> None:
-    """As many assets in groups of a hundred, read every ten seconds, one after the other."""
-    await site.add_peers()
-    await site.execute(
-        """
-        insert into capacity_group (user_id, name, identifier, enabled, provider_id, optimizer_id,
-            provider_period_s, optimizer_period_s, created_at, modified_at)
-        select 1, 'g', 'group-' || n, true, 1, 2, %(s)s, %(s)s, %(now)s, %(now)s
-          from generate_series(1, %(groups)s) as n
-        """,
-        s=PERIOD_S,
-        groups=-(-assets // PER_GROUP),
-    )
-    await site.execute(
-        """
-        insert into asset (user_id, group_id, name, identifier, enabled, audience, node_id,
-            source_id, category, phase, instantaneous, created_at, modified_at)
-        select 1, 1 + (n - 1) / %(per)s, 'a', 'a' || n, true, 'CapacityOptimizer', 7, '/load/' || n,
-               'Charging', 'All', %(settings)s, %(now)s, %(now)s
-          from generate_series(1, %(assets)s) as n
-        """,
-        per=PER_GROUP,
-        assets=assets,
-        settings=Jsonb({"propertyNames": ["watts"], "unit": "W"}),
-    )
-    await site.execute(
-        """
-        insert into stream (user_id, node_id, source_id, created_at)
-        select 1, 7, 'load/' || n, %(now)s from generate_series(1, %(assets)s) as n
-        """,
-        assets=assets,
-    )
-    async with site.db.transaction() as conn:
-        from fpd.store import streams
-
-        await streams.make_partitions(conn, instants=[NOON])
-
-
-async def load(site: Site, assets: int, first: int, last: int) -> None:
-    for sample in range(first, last + 1):
-        await site.execute(
-            """
-            insert into datum (stream_id, at, i, received_at)
-            select n, %(start)s + %(k)s * interval '10 s' + (n %% 1000) * interval '9 ms',
-                   jsonb_build_object('watts', (n * %(k)s) %% 977 + 0.5), %(start)s
-              from generate_series(1, %(assets)s) as n
-            """,
-            start=START,
-            k=sample,
-            assets=assets,
-        )
-
-
-async def lag_of_the_event_loop(worst: list[float]) -> None:
-    while True:
-        began = time.perf_counter()
-        await asyncio.sleep(0.005)
-        worst.append(time.perf_counter() - began - 0.005)
-
-
-@pytest.mark.parametrize("assets", SIZES)
-async def test_closing_a_period(site: Site, assets: int) -> None:
-    await build(site, assets)
-    await load(site, assets, -1, SAMPLES - 4)
-    await measurements.step(site.context)  # the groups get their places
-    await site.execute(
-        "update measurement_due set start_at = %(s)s, due_at = %(d)s",
-        s=START,
-        d=NOON + timedelta(seconds=2),
-    )
-    site.clock.at = NOON - timedelta(seconds=25)
-    summed_s, _ = await timed(lambda: measurements.sum_up(site.context))
-    await load(site, assets, SAMPLES - 3, SAMPLES - 1)
-    site.clock.at = NOON - timedelta(seconds=10)
-    again_s, _ = await timed(lambda: measurements.sum_up(site.context))
-    site.clock.at = NOON + timedelta(seconds=2)
-    await site.execute("vacuum analyze")
-    print(f"\n{assets} assets × {SAMPLES} samples")
-    for name, query in FROM_SCRATCH.items():
-        took = [await scratch(site, query) for _ in range(3)]
-        print(f"  SQL from scratch, {name}: {min(took) * 1000:.0f} ms")
-    spans = [
-        Span(group_id=n + 1, audience="CapacityOptimizer", start_at=START, end_at=NOON)
-        for n in range(-(-assets // PER_GROUP))
-    ]
-
-    async def aggregate() -> int:
-        count = 0
-        async with site.db.connection() as conn:
-            async for some in parts.read(conn, spans, known=site.clock.at, reach=Rules().reach):
-                count += len(some)
-        return count
-
-    took = [(await timed(aggregate))[0] for _ in range(3)]
-    print(f"  aggregated from what was summed up, read into Python: {min(took) * 1000:.0f} ms")
-    lags: list[float] = []
-    probe = asyncio.create_task(lag_of_the_event_loop(lags))
-    closed_s, _ = await timed(lambda: measurements.step(site.context))
-    probe.cancel()
-    print(f"  summing up 87 samples: {summed_s * 1000:.0f} ms, three more: {again_s * 1000:.0f} ms")
-    print(
-        f"  all reports handed to delivery: {closed_s:.2f} s, longest hold of the event loop "
-        f"{max(lags) * 1000:.0f} ms"
-    )
-    owed = await site.fetch("select count(*) from outbox")
-    assert owed == [(-(-assets // PER_GROUP),)]
-    FIGURES[assets] = (min(took), closed_s)
-    print(plot(FIGURES))
-
-
-FIGURES: dict[int, tuple[float, float]] = {}
-
-
-def plot(figures: dict[int, tuple[float, float]]) -> str:
-    """A bar for each size, as long as its microseconds for each asset: linear is level."""
-    lines = ["  µs for each asset: aggregated ░, handed to delivery ▓"]
-    for size, seconds in sorted(figures.items()):
-        for fill, took in zip("░▓", seconds, strict=True):
-            each = took / size * 1e6
-            lines.append(f"  {size:>7} {fill * round(each / 5)} {each:.0f}")
-    return "\n".join(lines)
-
-
-async def test_a_big_table_is_asked_by_its_index(site: Site) -> None:
-    """FPD_ROWS datum of a thousand streams in several months: the latest, and one period."""
-    rows = int(os.environ.get("FPD_ROWS", "2000000"))
-    each = rows // 1000
-    site.clock.at = NOON
-    await site.add_peers()
-    await site.execute(
-        """
-        insert into stream (user_id, node_id, source_id, created_at)
-        select 1, 7, 'load/' || n, %(now)s from generate_series(1, 1000) as n
-        """
-    )
-    step = timedelta(days=90) / each
-    async with site.db.transaction() as conn:
-        months = [NOON - timedelta(days=days) for days in (0, 30, 60, 90)]
-        await streams.make_partitions(conn, instants=months)
-    began = time.perf_counter()
-    for part in range(20):
-        await site.execute(
-            """
-            insert into datum (stream_id, at, i, received_at)
-            select n, %(now)s - k * %(step)s, jsonb_build_object('watts', k), %(now)s
-              from generate_series(%(first)s::int, %(last)s::int) as k,
-                   generate_series(1, 1000) as n
-            """,
-            step=step,
-            first=part * each // 20,
-            last=(part + 1) * each // 20 - 1,
-        )
-    await site.execute("vacuum analyze datum")
-    print(f"\n{rows} datum loaded in {time.perf_counter() - began:.0f} s")
-    keys = [StreamKey(1, 7, f"load/{n}") for n in range(1, 11)]
+async def scratch(site: Site, query: str) -> None:
     async with site.db.connection() as conn:
-        for name, ask in (
-            (
-                "the latest of ten streams",
-                lambda: streams.latest(
-                    conn, streams=keys, after=NOON - timedelta(days=400), until=NOON
-                ),
-            ),
-            (
-                "a quarter of an hour of one stream",
-                lambda: streams.between(
-                    conn,
-                    stream=keys[0],
-                    start_at=NOON - timedelta(days=50),
-                    end_at=NOON - timedelta(days=50) + timedelta(minutes=15),
-                    limit=1000,
-                ),
-            ),
-        ):
-            took = [(await timed(ask))[0] for _ in range(5)]
-            print(f"  {name}: {min(took) * 1000:.1f} ms, at first {took[0] * 1000:.1f} ms")
-        plan = await conn.execute(
-            """
-            explain select at from datum where stream_id = 5 and at <= %s
-             order by at desc limit 1
-            """,
-            (NOON,),
-        )
-        lines = [row[0] for row in await plan.fetchall()]
-        print("\n".join(f"    {line}" for line in lines))
-        assert any("Index" in line for line in lines)
-        assert not any("Seq Scan" in line for line in lines)
+        await conn.execute("set statement_timeout = 0")
+        cursor = await conn.execute(query, {"start": START, "end": END})
+        await cursor.fetchall()
+        await conn.execute("reset statement_timeout")
+
+
+async def aggregate(site: Site) -> int:
+    """Read what was summed up as who closes the period does: page by page, two at a time."""
+    wanted = await spans(site, START)
+    async with site.db.connection() as conn:
+        cut = await pieces(conn, wanted, most=PAGE)
+    left = iter(pages(list(chain.from_iterable(cut)), most=PAGE))
+    found = 0
+
+    async def one_after_the_other() -> None:
+        nonlocal found
+        async with site.db.connection() as conn:
+            for page in left:
+                read = parts.read(conn, page, known=site.clock.at, reach=Rules().farthest)
+                async for some in read:
+                    found += len(some)
+
+    await asyncio.gather(one_after_the_other(), one_after_the_other())
+    return found
+
+
+class Lookout:
+    """Looks how long the event loop was held: by the clock, and by this thread's own work."""
+
+    def __init__(self) -> None:
+        self.worst_s = self.worst_cpu_s = 0.0
+
+    async def look(self) -> None:
+        while True:
+            began, cpu = time.perf_counter(), time.thread_time()
+            await asyncio.sleep(0.002)
+            self.worst_s = max(self.worst_s, time.perf_counter() - began - 0.002)
+            self.worst_cpu_s = max(self.worst_cpu_s, time.thread_time() - cpu)
+
+
+@contextmanager
+def memory_settled() -> Iterator[None]:
+    """The collector is set as in the daemon."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize(("assets", "per_group"), CASES)
+async def test_closing_a_period(
+    site: Site, make_daemon: MakeDaemon, database_url: str, assets: int, per_group: int
+) -> None:
+    await build(site, assets, per_group)
+    await fill(site, assets, START)
+    groups = -(-assets // per_group)
+    print(f"\n{assets} assets × 90 samples in {groups} groups; medians of {TIMES}")
+    for name, query in FROM_SCRATCH.items():
+        times = 1 if assets >= 100_000 else TIMES
+        took_s = median([await timed(lambda q=query: scratch(site, q)) for _ in range(times)])
+        note(name, assets, per_group, took_s)
+        print(f"  {name}: {took_s * 1000:.0f} ms")
+    took_s = median([await timed(lambda: aggregate(site)) for _ in range(TIMES)])
+    assert await aggregate(site) == assets
+    note("aggregated", assets, per_group, took_s)
+    print(f"  aggregated from what was summed up, read into Python: {took_s * 1000:.0f} ms")
+    await in_process(site, assets, per_group)
+    await by_the_daemon(site, make_daemon(database_url), assets, per_group)
+    print(f"  picture: {picture()}")
+
+
+async def in_process(site: Site, assets: int, per_group: int) -> None:
+    walls, cpus = [], []
+    lookout = Lookout()
+    with memory_settled():
+        for _ in range(TIMES):
+            await open_again(site, START, due_at=END + SETTLE)
+            looking = asyncio.create_task(lookout.look())
+            cpu = time.process_time()
+            walls.append(await timed(lambda: all_closed(site)))
+            cpus.append(time.process_time() - cpu)
+            looking.cancel()
+    ((owed,),) = await site.fetch("select count(*) from outbox")
+    assert owed == -(-assets // per_group)
+    note("handed to delivery", assets, per_group, median(walls))
+    print(
+        f"  handed to delivery: {median(walls):.2f} s, {median(cpus) / assets * 1e6:.0f} µs of CPU "
+        f"for each asset; event loop held at most {lookout.worst_cpu_s * 1000:.0f} ms by work, "
+        f"{lookout.worst_s * 1000:.0f} ms by the clock"
+    )
+
+
+async def all_closed(site: Site) -> None:
+    while await measurements.step(site.context):
+        pass
+
+
+async def by_the_daemon(site: Site, daemon: Daemon, assets: int, per_group: int) -> None:
+    """The period is due for the real daemon: from then on until everything is in the outbox."""
+    groups = -(-assets // per_group)
+    await open_again(site, START, due_at="infinity")
+    await daemon.start()
+    before_mb, cpu = peak_mb(daemon.pid), cpu_s(daemon.pid)
+    slowest: list[float] = []
+    asking = asyncio.create_task(ask(daemon.url + "/healthz", slowest))
+    await site.execute("update measurement_due set due_at = %(d)s", d=clock())
+    began = time.perf_counter()
+    async with asyncio.timeout(120):
+        while await site.fetch("select count(*) from outbox") != [(groups,)]:
+            await asyncio.sleep(0.02)
+    took_s = time.perf_counter() - began
+    asking.cancel()
+    print(
+        f"  by the daemon: {took_s:.2f} s from the instant it is due, CPU "
+        f"{cpu_s(daemon.pid) - cpu:.2f} s, memory at most {before_mb} → {peak_mb(daemon.pid)} MB, "
+        f"slowest of {len(slowest)} answers {max(slowest) * 1000:.0f} ms"
+    )
+    await daemon.kill()
+
+
+async def ask(url: str, took: list[float]) -> None:
+    async with aiohttp.ClientSession() as session:
+        while True:
+            began = time.perf_counter()
+            async with session.get(url) as answer:
+                await answer.read()
+            took.append(time.perf_counter() - began)
+            await asyncio.sleep(0.01)
+
+
+def peak_mb(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def note(name: str, assets: int, per_group: int, took_s: float) -> None:
+    name = name if per_group < assets else f"{name}, one group"
+    FIGURES.setdefault(name, []).append((assets, took_s))
+
+
+def picture() -> Path:
+    return draw(
+        "period_close",
+        "Closing a period of 90 samples",
+        FIGURES,
+        x="assets",
+        y="seconds",
+    )

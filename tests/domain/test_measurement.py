@@ -25,11 +25,11 @@ from fpd.domain.measurement import (
     Rules,
     period_at,
     period_from,
-    reported,
     sum_of,
     summary,
     together,
 )
+from fpd.domain.reported import reported
 from fpd.errors import Malformed
 
 NOON = datetime(2030, 3, 10, 12, tzinfo=UTC)
@@ -351,12 +351,12 @@ def test_phases_of_an_energy_are_summed_and_none_may_be_missing() -> None:
     )
     one, two = readings({0: "0", 15: "500"}), readings({0: "9000", 10: "9010", 11: "0", 15: "40"})
     reads = [split(one, QUARTER), split(two, QUARTER)]
-    metered, carries = metering.metered(settings, reads, QUARTER, RULES)
+    metered = metering.metered(settings, reads, QUARTER, RULES)
     assert metered.energy is not None
     assert metered.energy.gained == Fraction(500 + 10 + 40, 1000)
-    assert [carry.bridge for carry in carries] == [0, 9010]
+    assert [carry.bridge for carry in metered.carries] == [0, 9010]
     reads = [split(one, QUARTER), metering.Read()]
-    assert metering.metered(settings, reads, QUARTER, RULES)[0].energy is None
+    assert metering.metered(settings, reads, QUARTER, RULES).energy is None
 
 
 def test_another_statistic_of_an_energy_is_taken_of_its_readings() -> None:
