@@ -52,7 +52,7 @@ clean:
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml fpd/__init__.py
 	@echo 'installing fpd into $(VENV) ...'
-	$(PIP) --editable '.[embedded]'
+	$(PIP) --editable '.[embedded,plan]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.made pyproject.toml fpd/__init__.py

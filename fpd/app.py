@@ -30,12 +30,15 @@ from fpd.errors import FpdError
 from fpd.flows import (
     handshake,
     ingest,
+    letting_go,
     measurements,
+    planning,
     publisher,
     segments,
     trouble,
     upkeep,
 )
+from fpd.flows.compliance import Compliance
 from fpd.flows.context import Bells, Context
 from fpd.flows.control import Control
 from fpd.flows.delivery import Delivery
@@ -141,6 +144,7 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
         loops = _loops(context, delivery, visits, heartbeats)
         stack.push_async_callback(visits.close)
         stack.push_async_callback(crew.cancel)
+        stack.push_async_callback(letting_go.at_the_end, context, visits)
         stack.push_async_callback(_drain, looping, loops, watched, delivery, heartbeats)
         crew.spawn(db.supervise(), name="database")
         crew.spawn(_relay(watched), name="messages in flight")
@@ -233,7 +237,10 @@ def _loops(
         "measurements": (partial(measurements.step, context), 1.0),
         "summing up": (partial(measurements.sum_up, context), 15.0),
         "devices": (visits.step, 0.5),
+        "standing by": (letting_go.Deadman(context, visits).step, 1.0),
         "control": (Control(context, visits).step, 0.5),
+        "compliance": (Compliance(context).step, 1.0),
+        "planning": (partial(planning.step, context), 1.0),
         "stream health": (Looks(context).step, 5.0),
         "segments": (partial(segments.step, context), 5.0),
         "upkeep": (partial(upkeep.step, context), 3600.0),

@@ -214,12 +214,29 @@ class Retention:
     messages_days: int = key(30, "messages to peers, once settled", minimum=1)
     events_days: int = key(400, "events", minimum=1)
     control_days: int = key(400, "envelopes and commands to devices", minimum=1)
+    plans_days: int = key(2, "plans; the newest of a group stays", minimum=1)
     publications_days: int = key(7, "what waits for the broker to be published", minimum=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
     interval_s: float = key(10.0, "seconds between control ticks", minimum=0.1, maximum=3600)
+    load_history_weeks: int = key(
+        4, "weeks of which the same weekday and time tell the load to expect", minimum=1, maximum=52
+    )
+    cells_count_on_load: bool = key(
+        False, "fuel cells may exceed the export limit by the least load expected"
+    )
+    plan_end_soc: float | None = key(
+        None,
+        "% that batteries should hold at the end of a plan (default: what they hold now)",
+        minimum=0,
+        maximum=100,
+        example=50.0,
+    )
+    plan_time_limit_s: float = key(
+        5.0, "a plan that takes longer is made by arithmetic", minimum=0.1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,10 +247,10 @@ class Log:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What every device has (decision D1)."""
+    """What every device has (decision D1). `fpd.adapters` knows the types."""
 
     name: str = required("how groups' assets refer to the device; unique", example="device-1")
-    type: str = required("bluegen or battery")
+    type: str = required("what it is")
     user_id: int = key(1, "owner of the device's datum stream", minimum=1)
     node_id: int | None = key(None, "node of the device's datum stream", minimum=1, example=1)
     source_id: str | None = key(
@@ -253,7 +270,22 @@ Anchor = Literal["UNKNOWN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BluegenDevice(Device):
     username: str = required("customer account of the web service", example="customer")
-    password: str = required("its password", secret=True, example="change-me")
+    password: str = required(
+        "its password; with stored_ciphertext what fpd bluegen encrypt printed",
+        secret=True,
+        example="change-me",
+    )
+    password_mode: Literal["plain", "encrypt_at_login", "stored_ciphertext"] = key(
+        "plain", "how it is kept and sent: as it is, encrypted at each login, or encrypted for good"
+    )
+    key_issued_on: str | None = key(
+        None,
+        "issuedon of the key that a stored_ciphertext was encrypted with",
+        example="2026-01-31 12:00:00",
+    )
+    rsa_padding: Literal["pkcs1v15", "oaep_sha1"] = key(
+        "pkcs1v15", "how the password is padded when it is encrypted"
+    )
     unit_id: int = required("which unit of the account", minimum=0, example=1)
     ca_file: Path | None = key(
         None,
@@ -263,6 +295,12 @@ class BluegenDevice(Device):
     )
     week_anchor: Anchor = key(
         "UNKNOWN", "day on which the profile week starts; UNKNOWN folds all days into one"
+    )
+    week_tz: str = key("UTC", "zone in which that day begins", form="zone")
+    timestamps_tz: str = key(
+        "utc",
+        "zone of the service's timestamps: utc, unit (as the unit says), or one by name",
+        form="stamp zone",
     )
     profile_semantics: Literal["any", "step", "step_lag", "linear"] = key(
         "any", "how the unit reads a profile between two points"
@@ -275,35 +313,30 @@ class BluegenDevice(Device):
     numbers_as: Literal["string", "number"] = key("string", "how ticks and powers are sent")
     token_margin_s: int = key(300, "renew the login this long before it ends", minimum=0)
     token_default_s: int = key(3300, "life of a login that does not tell", minimum=1)
-    poll_s: float = key(300.0, "seconds between readings", minimum=0.1)
+    delivery_lead_s: float = key(
+        3600.0,
+        "a profile takes up to this long to reach its unit; seen by twice this, or alarm",
+        minimum=0,
+    )
+    restore: Literal["original", "base"] = key(
+        "original", "without a limit: the profile that was there before ours, or a flat one"
+    )
+    poll_s: float = key(300.0, "seconds between readings, at least", minimum=0.1)
+    polling: Literal["adaptive", "fixed"] = key(
+        "adaptive", "read once after each report of the unit, as learned, or every poll_s"
+    )
     quota_per_day: int | None = key(
-        None, "requests a day that the service grants", minimum=1, example=1000
+        None,
+        "requests a day that the service grants (default: learned when it is used up)",
+        minimum=1,
+        example=1000,
+    )
+    quota_reset_hour: int = key(
+        0, "hour, UTC, at which the day's quota is renewed", minimum=0, maximum=23
     )
     stale_after_s: float = key(7200.0, "older readings are not trusted for control", minimum=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatteryDevice(Device):
-    api: Literal["v1", "v2"] = key("v1", "v1: port 8080 without token; v2: Auth-Token")
-    token: str | None = key(None, "Auth-Token of api v2", secret=True, example="change-me")
-    capacity_wh: int = required("usable energy, Wh", minimum=1, example=10000)
-    max_charge_w: int = required("largest charging power, W", minimum=0, example=3300)
-    max_discharge_w: int = required("largest discharging power, W", minimum=0, example=3300)
-    soc_min: float = key(10.0, "discharge stops here, % of USOC", minimum=0, maximum=100)
-    soc_max: float = key(100.0, "charge stops here, % of USOC", minimum=0, maximum=100)
-    soc_hyst: float = key(3.0, "released again this far inside the limit, %", minimum=0, maximum=50)
-    eff_charge: float = key(0.95, "charging efficiency, 0..1", minimum=0.1, maximum=1)
-    eff_discharge: float = key(0.95, "discharging efficiency, 0..1", minimum=0.1, maximum=1)
-    keepalive_s: float = key(30.0, "an unchanged setpoint is repeated this often", minimum=1)
-    deadband_w: int = key(50, "smaller changes are not sent unless a limit needs them", minimum=0)
-    min_sustain_s: int = key(900, "a setpoint must be holdable at least this long", minimum=1)
-    verify_after_s: float = key(15.0, "a setpoint must show in the status by then", minimum=1)
-
-
-DEVICE_TYPES: dict[str, type[BluegenDevice] | type[BatteryDevice]] = {
-    "bluegen": BluegenDevice,
-    "battery": BatteryDevice,
-}
 DEVICE_TYPES_TO_COME = ("myems", "reengen")
 
 
@@ -326,7 +359,7 @@ class Config:
     retention: Retention = field(default_factory=Retention)
     health: Health = field(default_factory=Health)
     control: Control = field(default_factory=Control)
-    devices: tuple[BluegenDevice | BatteryDevice, ...] = field(
+    devices: tuple[Device, ...] = field(
         default=(), metadata={"why": "the devices that fpd drives", "key": "device"}
     )
     log: Log = field(default_factory=Log)

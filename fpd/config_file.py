@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fpd.config import DEVICE_TYPES, DEVICE_TYPES_TO_COME, Config
+from fpd.adapters import TYPES
+from fpd.config import DEVICE_TYPES_TO_COME, Config
+from fpd.config_key import Together
 from fpd.config_lines import Where, locate
-from fpd.config_together import TOGETHER, Together
+from fpd.config_together import TOGETHER
 from fpd.config_values import (
     Setting,
     Unfit,
@@ -268,12 +270,12 @@ class _Reader:
             return self.table(setting.item, raw, where)
         given = raw.get("type", _NOT_SHOWN)
         name = given if isinstance(given, str) else ""
-        if name in DEVICE_TYPES:
-            return self.table(DEVICE_TYPES[name], raw, where)
-        wanted = " or ".join(f'"{known}"' for known in DEVICE_TYPES)
+        if name in TYPES:
+            return self.table(TYPES[name].keys, raw, where)
+        wanted = " or ".join(f'"{known}"' for known in TYPES)
         if name in DEVICE_TYPES_TO_COME:
             wanted += f"; fpd knows {name}, but this version does not drive it yet"
-        self._fault((*where, "type"), given, wanted, nearest(name, DEVICE_TYPES))
+        self._fault((*where, "type"), given, wanted, nearest(name, TYPES))
         return None
 
     def _refuse_twins(
@@ -314,7 +316,9 @@ class _Reader:
 
 def _broken(cls: type, values: Mapping[str, Any]) -> Iterator[Together]:
     """Yield the rules that the values break, of those whose values are all known."""
-    for rule in (rule for base in cls.__mro__ for rule in TOGETHER.get(base, ())):
+    general = (rule for base in cls.__mro__ for rule in TOGETHER.get(base, ()))
+    own = (rule for type_ in TYPES.values() if type_.keys is cls for rule in type_.together)
+    for rule in (*general, *own):
         if rule.keys <= values.keys() and not rule.hold(values):
             yield rule
 

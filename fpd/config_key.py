@@ -1,8 +1,9 @@
-"""How a key of the configuration is declared."""
+"""How a key of the configuration is declared, and what several must keep together."""
 
 from __future__ import annotations
 
-from dataclasses import field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -20,3 +21,15 @@ def key(default: Any, why: str, **rules: Any) -> Any:
 def required(why: str, **rules: Any) -> Any:
     """Declare a key without a default."""
     return field(repr="secret" not in rules, metadata={"why": why, **rules})
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What several keys of one table must keep together, once each is right by itself.
+
+    `hold` is given the table's values by key, defaults included.
+    """
+
+    keys: frozenset[str]
+    expected: str
+    hold: Callable[[Mapping[str, Any]], bool]

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-from fpd.config import BatteryDevice, Device, Http, Mqtt, Oscp
-
-
-@dataclass(frozen=True, slots=True)
-class Together:
-    """What several keys of one table must keep together, once each is right by itself.
-
-    `hold` is given the table's values by key, defaults included.
-    """
-
-    keys: frozenset[str]
-    expected: str
-    hold: Callable[[Mapping[str, Any]], bool]
+from fpd.config import Device, Http, Mqtt, Oscp
+from fpd.config_key import Together
 
 
 def _both(first: str, second: str) -> Together:
@@ -64,16 +51,4 @@ TOGETHER: Mapping[type, tuple[Together, ...]] = {
         ),
     ),
     Device: (_both("node_id", "source_id"),),
-    BatteryDevice: (
-        Together(
-            frozenset({"soc_min", "soc_max"}),
-            "soc_min below soc_max",
-            lambda battery: battery["soc_min"] < battery["soc_max"],
-        ),
-        Together(
-            frozenset({"api", "token"}),
-            "a token beside api v2",
-            lambda battery: battery["api"] == "v1" or battery["token"] is not None,
-        ),
-    ),
 }

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from fpd.config import Network
 
@@ -196,7 +197,9 @@ def _choice(setting: Setting, raw: object) -> object:
 
 
 def _chosen(setting: Setting, raw: object) -> tuple[object, ...]:
-    if not isinstance(raw, list) or not raw or any(one not in setting.choices for one in raw):
+    if not isinstance(raw, list) or any(one not in setting.choices for one in raw):
+        raise Unfit(expected(setting))
+    if not raw and setting.default:
         raise Unfit(expected(setting))
     return tuple(raw)
 
@@ -333,10 +336,23 @@ def _is_topic_level(text: str) -> bool:
     return bool(text) and not set("/+#") & set(text)
 
 
+def _is_zone(text: str) -> bool:
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True
+
+
 _FORMS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     "host:port": ("host:port", _is_host_port),
     "topic filter": ("an MQTT topic filter such as node/+/datum/0/#", _is_topic_filter),
     "topic level": ("one topic level, without / + #", _is_topic_level),
+    "zone": ("a time zone such as UTC or Europe/Berlin", _is_zone),
+    "stamp zone": (
+        "utc, unit, or a time zone such as Europe/Berlin",
+        lambda text: text in ("utc", "unit") or _is_zone(text),
+    ),
 }
 
 _FITTERS: Mapping[Any, Callable[[Setting, object, Path], object]] = {

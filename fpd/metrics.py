@@ -87,6 +87,30 @@ class Metrics:
             ["device"],
             registry=registry,
         )
+        self.compliance_errors = Counter(
+            "fpd_compliance_errors",
+            "Blocks of forecasts that providers were told cannot be kept",
+            ["reason"],
+            registry=registry,
+        )
+        self.limit_breaches = Counter(
+            "fpd_limit_breaches",
+            "Measured violations of the envelope in force",
+            ["group", "direction"],
+            registry=registry,
+        )
+        self.discarded = Counter(
+            "fpd_device_values_discarded",
+            "Values of devices that cannot be true (no number, negative, far above the most)",
+            ["device"],
+            registry=registry,
+        )
+        self.account_requests = Gauge(
+            "fpd_device_account_requests",
+            "Requests of the day to a device service, counted against its quota",
+            ["account"],
+            registry=registry,
+        )
         # process
         self.up = Gauge("fpd_up", "1 while what is named can be used", ["part"], registry=registry)
         self.passes = Counter("fpd_loop_passes", "Passes of the loops", ["loop"], registry=registry)

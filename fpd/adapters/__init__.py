@@ -1,24 +1,32 @@
-"""Outside systems behind one shape: what can be read, what can be told.
+"""Outside systems behind one shape: what can be read, what can be told, what they can do.
 
-A new device type is one module with a class and one line in `_FACTORIES`.
+A new type of devices is one module, with what `fpd.adapters.device.DeviceType` wants to know,
+and one line in `TYPES`; nothing else asks what type a device is of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, Final
 
-from fpd.adapters.battery import Battery
-from fpd.adapters.bluegen import Bluegen
-from fpd.adapters.device import Adapter, Wiring
-from fpd.config import BatteryDevice, BluegenDevice
+from fpd.adapters import battery, bluegen_type
+from fpd.adapters.device import Adapter, DeviceType, Wiring
+from fpd.config import Device
+from fpd.domain.control.ability import Ability
 
-_FACTORIES: dict[str, Callable[[Any, Wiring], Adapter]] = {
-    "bluegen": Bluegen,
-    "battery": Battery,
+TYPES: Final[dict[str, DeviceType[Any]]] = {
+    "bluegen": bluegen_type.TYPE,
+    "battery": battery.TYPE,
 }
 
 
-def build(devices: Iterable[BluegenDevice | BatteryDevice], wiring: Wiring) -> dict[str, Adapter]:
+def build(devices: Iterable[Device], wiring: Wiring) -> dict[str, Adapter]:
     """Return the adapter of each configured device by its name. Raises Misconfigured."""
-    return {device.name: _FACTORIES[device.type](device, wiring) for device in devices}
+    return {device.name: TYPES[device.type].adapter(device, wiring) for device in devices}
+
+
+@lru_cache(maxsize=4096)
+def ability(device: Device) -> Ability:
+    """Return what a configured device can do."""
+    return TYPES[device.type].ability(device)

@@ -6,15 +6,19 @@ nothing is.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import msgspec
 
-from fpd.adapters.battery_api import V1, V2, Api
+from fpd.adapters.battery_api import MANUAL, V1, V2, Api
+from fpd.adapters.battery_keys import TOGETHER, BatteryDevice, cautions, storage
 from fpd.adapters.battery_parse import Status
 from fpd.adapters.device import (
     Command,
     DeviceFault,
+    DeviceType,
     Memory,
     Outcome,
     Profile,
@@ -24,29 +28,39 @@ from fpd.adapters.device import (
     Sample,
     Setpoint,
     Stopped,
+    Unreachable,
     Wiring,
     recalled,
 )
 from fpd.adapters.http import LAN_TIMEOUT_S, DeviceHttp
 from fpd.adapters.lenient import mapping
-from fpd.config import BatteryDevice
+from fpd.domain.control.actions import SELF_CONSUMPTION
 
 _FOLLOWS_WITHIN_W = 100.0
 _FOLLOWS_WITHIN_SHARE = 0.1
+_LESS_FOR = timedelta(minutes=15)
+_ZONES, _MOST_OFF = timedelta(minutes=15), timedelta(minutes=5)
 
 
 class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`taken`: it is ours until released. `told_w`: the setpoint sent last. `mode`: the operating
-    mode to give back (v2).
+    """`taken`: it is ours until released. `told_w`: the setpoint sent last, `told_at`: since when.
+    `mode`: the operating mode to give back (v2). `api`: which one it was found to have.
 
     `timestamp`, `since`: the device's clock as it wrote it, and when we first saw it say so.
+    `whole_at`: when a status had all that control needs. `less_w`: it delivers no more than this,
+    in the direction of the sign, until `less_until` at least.
     """
 
     taken: bool = False
     told_w: int | None = None
+    told_at: datetime | None = None
     mode: str | None = None
+    api: str | None = None
     timestamp: str | None = None
     since: datetime | None = None
+    whole_at: datetime | None = None
+    less_w: int | None = None
+    less_until: datetime | None = None
 
 
 class Battery:
@@ -60,29 +74,37 @@ class Battery:
         self.keepalive_s: float | None = device.keepalive_s
         self.verify_after_s: float | None = device.verify_after_s
         self.backoff_s = (min(5.0, wiring.interval_s), 60.0)
-        self._stands_still = device.api == "v1"
+        self._device = device
         self._stale_after = timedelta(seconds=device.stale_after_s)
         self._clock = wiring.clock
         http = DeviceHttp(wiring.session, device.base_url, timeout_s=LAN_TIMEOUT_S)
-        self._api: Api = V1(http) if device.api == "v1" else V2(http, device.token)
+        v1, v2 = V1(http), V2(http, device.token)
+        # Interpretation: one that has both is driven by v2, if a token lets us write there.
+        self._apis: Mapping[str, Api] = (
+            {"v2": v2, "v1": v1} if device.token is not None else {"v1": v1, "v2": v2}
+        )
+        if device.api != "auto":
+            self._apis = {device.api: self._apis[device.api]}
 
     async def read(self, memory: Memory) -> Reading:
         """Read the status; while the battery is not ours learn the mode that it is to get back."""
         kept = recalled(memory, _Memory) or _Memory()
-        status = await self._api.status()
+        status = await self._status(kept)
         now = self._clock()
+        lacking = self._lacking(status, kept, now)
         if status.timestamp != kept.timestamp or kept.since is None:
             kept.timestamp, kept.since = status.timestamp, now
-        trouble = status.trouble or self._frozen(kept.since, now)
+        trouble = lacking or status.trouble or self._frozen(kept.since, now) or _off(status, now)
         if kept.mode is None:
-            try:
-                kept.mode = await self._api.mode()
-            except DeviceFault as fault:
-                trouble = trouble or str(fault)
+            trouble = await self._learn_mode(kept) or trouble
+        self._notice_less(status, kept, now)
+        least_w, most_w = _narrower(status, kept)
         return Reading(
             at=now,
             output_w=status.pac_w,
             soc=status.usoc,
+            least_w=least_w,
+            most_w=most_w,
             dispatchable=trouble is None,
             detail=trouble,
             samples=(_sample(status, now),),
@@ -95,11 +117,13 @@ class Battery:
         confirmed = False
         match command:
             case Setpoint(power_w=power_w):
-                await self._api.set_power(power_w, told_w=kept.told_w)
+                await self._api(kept).set_power(power_w, told_w=kept.told_w)
+                if power_w != kept.told_w or not kept.taken:
+                    kept.told_at = self._clock()
                 kept.told_w, kept.taken = power_w, True
             case Release():
-                confirmed = await self._api.release(kept.mode)
-                kept.told_w, kept.taken, kept.mode = 0, False, None
+                confirmed = await self._release(kept)
+                kept = _Memory(told_w=0, api=kept.api, timestamp=kept.timestamp, since=kept.since)
             case Profile():
                 raise Stopped("a battery follows setpoints, not profiles")
         return Outcome(
@@ -110,23 +134,106 @@ class Battery:
     def shows(self, command: Command, reading: Reading) -> bool:
         """Tell whether the battery delivers what was asked, within max(100 W, 10 %).
 
-        Given back, one without modes stands still; what an owner's mode does is not ours to judge.
+        One that was found to deliver less need not deliver more. Given back, one without modes
+        stands still; what an owner's mode does is not ours to judge.
         """
+        kept = recalled(reading.memory, _Memory) or _Memory()
         wanted_w = 0
         if isinstance(command, Setpoint):
             wanted_w = command.power_w
-        else:
-            kept = recalled(reading.memory, _Memory) or _Memory()
-            if kept.taken or not self._stands_still or kept.told_w is None:
-                return not kept.taken
-        allowed_w = max(_FOLLOWS_WITHIN_W, _FOLLOWS_WITHIN_SHARE * abs(wanted_w))
-        return reading.output_w is not None and abs(reading.output_w - wanted_w) <= allowed_w
+            if kept.less_w is not None and kept.less_w * wanted_w > 0:
+                wanted_w = min(wanted_w, kept.less_w, key=abs)
+        elif kept.taken or not self._stands_still(kept) or kept.told_w is None:
+            return not kept.taken
+        return reading.output_w is not None and abs(reading.output_w - wanted_w) <= _within(
+            wanted_w
+        )
+
+    def _api(self, kept: _Memory) -> Api:
+        return self._apis.get(kept.api or "") or next(iter(self._apis.values()))
+
+    def _stands_still(self, kept: _Memory) -> bool:
+        return isinstance(self._api(kept), V1)
+
+    async def _status(self, kept: _Memory) -> Status:
+        """Read the status, by the interface that answered last time first."""
+        first: DeviceFault | None = None
+        for name in sorted(self._apis, key=lambda name: name != kept.api):
+            try:
+                status = await self._apis[name].status()
+            except DeviceFault as fault:
+                first = first or fault
+            else:
+                kept.api = name if len(self._apis) > 1 else None
+                return status
+        assert first is not None
+        raise first
+
+    def _lacking(self, status: Status, kept: _Memory, now: datetime) -> str | None:
+        """Judge a status that lacks what control needs: the last whole one counts for a while."""
+        if status.lacking is None:
+            kept.whole_at = now
+            return None
+        if kept.whole_at is not None and now - kept.whole_at <= self._stale_after:
+            raise Unreachable(f"the status lacks {status.lacking}", retry_s=self.read_every_s)
+        return f"the status lacks {status.lacking}"
+
+    async def _learn_mode(self, kept: _Memory) -> str | None:
+        """Learn the mode that the owner wants; return why that cannot be.
+
+        Interpretation: manual mode is a controller's leftover, never what the owner wants. So one
+        that is found in it is taken for ours: given back when nothing is limited.
+        """
+        try:
+            found = await self._api(kept).mode()
+        except DeviceFault as fault:
+            return str(fault)
+        kept.mode = SELF_CONSUMPTION if found == MANUAL else found
+        kept.taken = kept.taken or (found == MANUAL and self._device.rest != "idle")
+        return None
+
+    async def _release(self, kept: _Memory) -> bool:
+        modes = {"saved": kept.mode or SELF_CONSUMPTION, "mode2": SELF_CONSUMPTION, "idle": MANUAL}
+        return await self._api(kept).release(modes[self._device.rest])
 
     def _frozen(self, since: datetime, now: datetime) -> str | None:
         """Judge the device's clock by its change: it is local time and may jump by an hour."""
         if now - since <= self._stale_after:
             return None
         return f"its clock has stood still since {since.isoformat(timespec='seconds')}"
+
+    def _notice_less(self, status: Status, kept: _Memory, now: datetime) -> None:
+        """Notice a battery that does what it is told, but not so much: full, empty, cold."""
+        if kept.less_until is not None and now >= kept.less_until:
+            kept.less_w = kept.less_until = None
+        if not kept.taken or not kept.told_w or kept.told_at is None or status.pac_w is None:
+            return
+        settled = now - kept.told_at >= timedelta(seconds=self._device.verify_after_s)
+        missing_w = abs(kept.told_w) - abs(status.pac_w)
+        follows = status.pac_w * kept.told_w > 0 and abs(status.pac_w) > _FOLLOWS_WITHIN_W
+        if settled and follows and missing_w > _within(kept.told_w):
+            kept.less_w, kept.less_until = round(status.pac_w), now + _LESS_FOR
+
+
+def _within(wanted_w: int) -> float:
+    return max(_FOLLOWS_WITHIN_W, _FOLLOWS_WITHIN_SHARE * abs(wanted_w))
+
+
+def _narrower(status: Status, kept: _Memory) -> tuple[int | None, int | None]:
+    """Return the least and the most that it can be told now; None: as much as ever."""
+    least_w = kept.less_w if kept.less_w is not None and kept.less_w < 0 else None
+    most_w = kept.less_w if kept.less_w is not None and kept.less_w > 0 else None
+    return least_w, most_w if status.may_discharge else 0
+
+
+def _off(status: Status, now: datetime) -> str | None:
+    """Judge a clock that runs: whole quarters of an hour are a matter of zones, the rest is not."""
+    try:
+        shown = datetime.strptime(status.timestamp or "", "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    off = (shown - now + _ZONES / 2) % _ZONES - _ZONES / 2
+    return f"its clock is off by {off.total_seconds():.0f} s" if abs(off) > _MOST_OFF else None
 
 
 def _sample(status: Status, now: datetime) -> Sample:
@@ -143,3 +250,8 @@ def _sample(status: Status, now: datetime) -> Sample:
     return Sample(
         at=now, instantaneous={name: value for name, value in values.items() if value is not None}
     )
+
+
+TYPE: Final = DeviceType(
+    keys=BatteryDevice, adapter=Battery, ability=storage, together=TOGETHER, cautions=cautions
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Protocol
 
 from fpd.adapters import battery_parse
@@ -11,11 +12,10 @@ from fpd.adapters.battery_parse import Status
 from fpd.adapters.device import Excluded, Stopped, Unreachable
 from fpd.adapters.http import DeviceHttp, Reply
 from fpd.adapters.lenient import mapping
+from fpd.domain.control.actions import MODE, battery_rest
 from fpd.domain.control.setpoint import BatteryApi, calls
 
-SELF_CONSUMPTION = "2"
-_MANUAL = "1"
-_MODE = "EM_OperatingMode"
+MANUAL = "1"
 _INVALID_PATH, _INTERNAL_ERROR = 5, 13
 _INTERNAL_ERROR_WAITS_S = (0.5, 1.0, 2.0)
 _AGAIN_S = 900.0
@@ -27,7 +27,7 @@ class Api(Protocol):
         ...
 
     async def mode(self) -> str | None:
-        """Return the operating mode that the owner wants, None where there are none."""
+        """Return the operating mode, None where there are none."""
         ...
 
     async def set_power(self, power_w: int, *, told_w: int | None) -> None:
@@ -35,7 +35,7 @@ class Api(Protocol):
         ...
 
     async def release(self, mode: str | None) -> bool:
-        """Stop and give back `mode`; tell whether the device was seen to be in it."""
+        """Stop and change to `mode`; tell whether the device was seen to be in it."""
         ...
 
 
@@ -56,7 +56,8 @@ class V1:
             await self._write(method, path)
 
     async def release(self, mode: str | None) -> bool:
-        await self.set_power(0, told_w=None)
+        for method, path, *_ in battery_rest(BatteryApi.V1, mode):
+            await self._write(method, path)
         return False
 
     async def _write(self, method: str, path: str) -> None:
@@ -97,14 +98,18 @@ class V2:
         return battery_parse.status(reply)
 
     async def mode(self) -> str | None:
-        found = await self._mode()
-        # Interpretation: manual mode is a controller's leftover, never what the owner wants.
-        return SELF_CONSUMPTION if found == _MANUAL else found
+        reply = await self._http.request("GET", "/api/v2/configurations", headers=self._headers)
+        _check(reply, "GET configurations")
+        found = mapping(reply.json())
+        if not found:
+            raise _token_refused()
+        mode = found.get(MODE)
+        return None if mode is None else str(mode)
 
     async def set_power(self, power_w: int, *, told_w: int | None) -> None:
         # The device obeys in manual mode only, and entering it revives the last command.
-        if await self._mode() != _MANUAL:
-            await self._change_mode(_MANUAL)
+        if await self.mode() != MANUAL:
+            await self._change_mode({MODE: MANUAL})
             await self._post("/api/v2/setpoint/discharge/0")
             await self._post("/api/v2/setpoint/charge/0")
             if power_w == 0:
@@ -113,27 +118,23 @@ class V2:
             await self._post(path)
 
     async def release(self, mode: str | None) -> bool:
-        wanted = mode or SELF_CONSUMPTION
-        for _, path in calls(BatteryApi.V2, 0, None):
-            await self._post(path)
-        await self._change_mode(wanted)
-        return await self._mode() == wanted
+        if await self.mode() != MANUAL:
+            return True  # no setpoint counts there, and whoever has chosen it since may keep it
+        wanted = None
+        for _, path, *settings in battery_rest(BatteryApi.V2, mode):
+            if settings:
+                wanted = settings[0][MODE]
+                await self._change_mode(settings[0])
+            else:
+                await self._post(path)
+        return await self.mode() == wanted
 
-    async def _mode(self) -> str | None:
-        reply = await self._http.request("GET", "/api/v2/configurations", headers=self._headers)
-        _check(reply, "GET configurations")
-        found = mapping(reply.json())
-        if not found:
-            raise _token_refused()
-        mode = found.get(_MODE)
-        return None if mode is None else str(mode)
-
-    async def _change_mode(self, mode: str) -> None:
+    async def _change_mode(self, settings: Mapping[str, str]) -> None:
         reply = await self._http.request(
             "PUT",
             "/api/v2/configurations",
             headers={**self._headers, "Content-Type": "application/json"},
-            body=json.dumps({_MODE: mode}).encode(),
+            body=json.dumps(dict(settings)).encode(),
         )
         _check(reply, "PUT configurations")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import structlog
 
-from fpd.adapters import bluegen_parse
 from fpd.adapters.bluegen_account import Account
 from fpd.adapters.bluegen_errors import Kind, Refusal
-from fpd.adapters.bluegen_parse import Points
-from fpd.adapters.device import Stopped
+from fpd.adapters.device import Stopped, Unreachable
+from fpd.domain import bluegen_answers
+from fpd.domain.bluegen_answers import Points
+from fpd.errors import Malformed
 
 log = structlog.get_logger()
 
@@ -25,16 +26,20 @@ class Slots:
         self._names = tuple(f"{prefix}-{suffix}" for suffix in _SUFFIXES)
         self._as_text = as_text
 
+    async def all(self) -> dict[str, int]:
+        """Return the ids of all profiles of the account by their names."""
+        return await self._account.get("/profiles", bluegen_answers.profiles)
+
     async def find(self) -> tuple[int, ...]:
         """Return the ids of those that exist."""
-        profiles = bluegen_parse.profiles(await self._account.get("/profiles"))
+        profiles = await self.all()
         return tuple(profiles[name] for name in self._names if name in profiles)
 
     async def ensure(self, power_w: int) -> tuple[int, ...]:
         """Return the ids, made flat at `power_w` where missing; one alone if there is room for no
         more. Raises Stopped if there is room for none.
         """
-        profiles = bluegen_parse.profiles(await self._account.get("/profiles"))
+        profiles = await self.all()
         for name in self._names:
             if name in profiles:
                 continue
@@ -42,7 +47,7 @@ class Slots:
                 profiles[name] = await self._create(name, power_w)
             except Refusal as refusal:
                 if refusal.kind is Kind.EXISTS:
-                    profiles |= bluegen_parse.profiles(await self._account.get("/profiles"))
+                    profiles |= await self.all()
                 elif refusal.kind is not Kind.FULL:
                     raise
         found = tuple(profiles[name] for name in self._names if name in profiles)
@@ -56,7 +61,7 @@ class Slots:
         return found
 
     async def points(self, profile_id: int) -> Points:
-        return bluegen_parse.points(await self._account.get(f"/profile/{profile_id}"))
+        return await self._account.get(f"/profile/{profile_id}", bluegen_answers.points)
 
     async def write(self, profile_id: int, points: Points) -> None:
         """Replace all points of a profile."""
@@ -67,15 +72,36 @@ class Slots:
 
     async def assigned(self) -> int | None:
         """Return the profile that the unit is to follow, None if none."""
-        return bluegen_parse.assigned_profile(
-            await self._account.get(f"/unit/{self._unit_id}/profile")
+        return await self._account.get(
+            f"/unit/{self._unit_id}/profile", bluegen_answers.assigned_profile
         )
+
+    async def delete(self) -> tuple[str, ...]:
+        """Delete those that are ours and that no unit uses; return their names.
+
+        Raises Stopped for one that is in use: what uses it must follow another profile first.
+        """
+        profiles = await self.all()
+        gone = []
+        for name in self._names:
+            if name not in profiles:
+                continue
+            path = f"/profiles/{profiles[name]}/members"
+            members = await self._account.get(path, bluegen_answers.units)
+            if members:
+                raise Stopped(f"{name} is in use by unit {', '.join(map(str, members))}")
+            await self._account.delete(f"/profile/{profiles[name]}")
+            gone.append(name)
+        return tuple(gone)
 
     async def _create(self, name: str, power_w: int) -> int:
         body = {"name": name, "description": "written by fpd"}
         points = self._body(((0, power_w), (671, power_w)))
         reply = await self._account.post("/profiles", {**body, **points})
-        return bluegen_parse.created(reply.json())
+        try:
+            return bluegen_answers.created(reply.json())
+        except Malformed as error:
+            raise Unreachable(str(error)) from None
 
     def _body(self, points: Points) -> dict[str, object]:
         def shown(value: int) -> int | str:

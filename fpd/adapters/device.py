@@ -7,16 +7,19 @@ taken from it negative (charge).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import aiohttp
 import msgspec
 import structlog
 
+from fpd.config import Device
+from fpd.config_key import Together
+from fpd.domain.control.ability import Ability
 from fpd.domain.control.ticks import UnitLimits
 from fpd.errors import DeviceError
 
@@ -25,6 +28,7 @@ log = structlog.get_logger()
 Memory = Mapping[str, Any]
 Clock = Callable[[], datetime]
 T = TypeVar("T")
+D = TypeVar("D", bound=Device)
 
 
 def recalled(stored: Mapping[str, Any], kind: type[T]) -> T | None:
@@ -82,6 +86,11 @@ class Reading:
     `at`: when the values were true as far as is known. `output_w`: delivered to the site, None
     if unknown. `dispatchable`: it would follow a command; if not, `detail` says why. `profiling`
     is False when a fuel cell ignores profiles. `profile_id`: the profile assigned to it.
+    `least_w`, `most_w`: what it can be told now, where that is less than it usually can.
+    `alarm`: what an operator should look at, though it would follow a command. `follows`: whether
+    its output shows what it was told; None: not known (yet), or nothing that would show.
+    `folded`: the day on which its week begins is not to be relied on. `discarded`: values that
+    cannot be true.
     """
 
     at: datetime
@@ -89,9 +98,15 @@ class Reading:
     dispatchable: bool
     detail: str | None = None
     soc: float | None = None
+    least_w: int | None = None
+    most_w: int | None = None
     limits: UnitLimits | None = None
     profiling: bool = True
     profile_id: int | None = None
+    alarm: str | None = None
+    follows: bool | None = None
+    folded: bool = False
+    discarded: int = 0
     recent: tuple[tuple[datetime, float], ...] = ()
     samples: tuple[Sample, ...] = ()
     memory: Memory = field(default_factory=dict)
@@ -198,12 +213,54 @@ class Stopped(DeviceFault):
     health = Health.STOPPED
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What is known of an account: `requests` of `day`, and what was noted."""
+
+    day: str = ""
+    requests: int = 0
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Ledger(Protocol):
+    """Keeps accounts over restarts and for all processes; each answer None or False: it is away."""
+
+    async def recall(self, account: str) -> Tally | None: ...
+
+    async def count(self, account: str, *, day: str) -> int | None:
+        """Count a request of the day and return how many there were, with this one."""
+        ...
+
+    async def note(self, account: str, notes: Mapping[str, Any]) -> bool:
+        """Replace the notes."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Wiring:
-    """What an adapter is built with. `accounts`: logins shared by the devices of one customer."""
+    """What an adapter is built with. `accounts`: logins shared by the devices of one customer.
+
+    `ledger` None: nothing is kept over a restart.
+    """
 
     session: aiohttp.ClientSession
     clock: Clock
     instance: str
     interval_s: float
+    ledger: Ledger | None = None
     accounts: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceType(Generic[D]):
+    """A type of devices: its keys, how one is spoken to, what it can do.
+
+    `together`: rules between its keys. `cautions`: what the operator of one should know, because
+    the device cannot look after itself; a sentence each, with what to do about it.
+    """
+
+    keys: type[D]
+    adapter: Callable[[D, Wiring], Adapter]
+    ability: Callable[[D], Ability]
+    together: tuple[Together, ...] = ()
+    cautions: Callable[[D], Sequence[str]] = lambda _: ()

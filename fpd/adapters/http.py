@@ -37,10 +37,13 @@ class Reply:
     def ok(self) -> bool:
         return 200 <= self.status < 300
 
-    def json(self) -> Any:
-        """Parse the body as JSON, whatever its Content-Type. Raises Unreachable if it is not."""
+    def json(self, *, lenient: bool = False) -> Any:
+        """Parse the body as JSON, whatever its Content-Type. Raises Unreachable if it is not.
+
+        `lenient`: NaN and Infinity are read as texts, which no number can be made of.
+        """
         try:
-            value = json.loads(self.text, parse_constant=_refuse)
+            value = json.loads(self.text, parse_constant=str if lenient else _refuse)
         except (ValueError, RecursionError):
             raise Unreachable(f"HTTP {self.status}, but the answer is not JSON") from None
         if _deeper_than(value, _DEEPEST_JSON):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from fpd import __version__
-from fpd.cli import datum, messages, oscp, service, site, tokens, trial
+from fpd.cli import bluegen, datum, messages, oscp, release, service, site, tokens, trial
 from fpd.cli.frame import CONTEXT, Commands
 
 
@@ -23,8 +23,9 @@ def main() -> None:
 
 
 for _command in (
-    *(service.run, service.check_config, service.migrate, service.status),
+    *(service.run, service.check_config, service.migrate, service.status, release.release),
     *(tokens.token, oscp.oscp, messages.messages, datum.datum, site.export, site.import_),
+    bluegen.bluegen,
     *(trial.translate, trial.sim, trial.demo),
 ):
     main.add_command(_command)

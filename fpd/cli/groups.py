@@ -35,23 +35,29 @@ def groups() -> None:
       fpd oscp groups explain 1 --at 2026-01-31T12:00Z
       fpd oscp groups forecasts 1 --view inforce
       fpd oscp groups envelopes 1 --hours 24
+      fpd oscp groups troubles 1
+      fpd oscp groups plan 1
     """
 
 
-_group_id = click.argument("group_id", metavar="ID", type=_ID)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_max = click.option("--max", "limit", type=click.IntRange(1, 1000), default=100, show_default=True)
-_before = click.option("--before", type=_ID, metavar="ID", help="Older than the one with this id.")
+of_group = click.argument("group_id", metavar="ID", type=_ID)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+max_option = click.option(
+    "--max", "limit", type=click.IntRange(1, 1000), default=100, show_default=True
+)
+before_option = click.option(
+    "--before", type=_ID, metavar="ID", help="Older than the one with this id."
+)
 _since = click.option("--since", metavar="INSTANT", help="From then on.")
 _until = click.option("--until", metavar="INSTANT", help="Before then.")
 
 
 @groups.command("explain")
 @config_option
-@_group_id
+@of_group
 @click.option("--at", "at_text", metavar="INSTANT", help="Then; else now.")
-@_max
-@_json
+@max_option
+@json_option
 def groups_explain(
     file: Path | None, group_id: int, at_text: str | None, limit: int, as_json: bool
 ) -> None:
@@ -70,9 +76,9 @@ def groups_explain(
     async def read(context: Context) -> explain.Explained:
         return await explain.explain(context, user_id=None, group_id=group_id, at=at, limit=limit)
 
-    found = _plain(documents.explanation(_ask(file, group_id, read)))
+    found = plain(documents.explanation(ask(file, group_id, read)))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         _print_explanation(found)
 
@@ -82,19 +88,19 @@ def _print_explanation(found: dict[str, Any]) -> None:
     click.echo(printable(found["note"]))
     if found["envelope"] is None:
         return
-    _print("in force", _ENVELOPE, [found["envelope"]])
+    print_rows("in force", _ENVELOPE, [found["envelope"]])
     told = [
         {**forecast, "block": _shown(block)}
         for forecast in found["forecasts"]
         for block in forecast["blocks"] + forecast["endedBlocks"]
     ]
-    _print("because of", "id type peerName requestId received block", told)
+    print_rows("because of", "id type peerName requestId received block", told)
     sent = [
         {"device": device["name"], **command, "command": _in_words(command["wanted"])}
         for device in found["devices"]
         for command in device["commands"] or filter(None, [device["standing"]])
     ]
-    _print("sent", "device envelopeId command sent outcome settled detail", sent)
+    print_rows("sent", "device envelopeId command sent outcome settled detail", sent)
     seen = [
         {
             **device,
@@ -103,7 +109,7 @@ def _print_explanation(found: dict[str, Any]) -> None:
         }
         for device in found["devices"]
     ]
-    _print("devices", "name now.health told confirmed now.confirmedAt", seen)
+    print_rows("devices", "name now.health told confirmed now.confirmedAt", seen)
 
 
 def _in_words(stored: dict[str, Any] | None) -> str | None:
@@ -120,7 +126,7 @@ def _shown(block: dict[str, Any]) -> str:
 
 @groups.command("forecasts")
 @config_option
-@_group_id
+@of_group
 @click.option(
     "--view",
     type=click.Choice(("received", "inforce")),
@@ -132,9 +138,9 @@ def _shown(block: dict[str, Any]) -> str:
 @click.option("--hours", type=click.IntRange(1, _MOST_HOURS), help="How far ahead, of inforce.")
 @_since
 @_until
-@_before
-@_max
-@_json
+@before_option
+@max_option
+@json_option
 def groups_forecasts(
     file: Path | None, group_id: int, view: str, hours: int | None, as_json: bool, **asked: Any
 ) -> None:
@@ -168,12 +174,12 @@ def _in_force(
             context, user_id=None, group_id=group_id, type=type, hours=hours
         )
 
-    found = _plain(documents.in_force(_ask(file, group_id, read)))
+    found = plain(documents.in_force(ask(file, group_id, read)))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     rows = [{**of, **period} for of in found for period in of["periods"]]
-    _print("", "type phase since until capacity unit watts peerName forecastId requestId", rows)
+    print_rows("", "type phase since until capacity unit watts peerName forecastId requestId", rows)
 
 
 def _received(
@@ -205,26 +211,28 @@ def _received(
             **of,
         )
 
-    rows, following = _ask(file, group_id, read)
-    found = _plain(documents.received(rows))
+    rows, following = ask(file, group_id, read)
+    found = plain(documents.received(rows))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     shown = [{**row, "blocks": len(row["blocks"])} for row in found]
-    _print("", "id type peerId requestId received ends blocks forward.state forward.status", shown)
+    print_rows(
+        "", "id type peerId requestId received ends blocks forward.state forward.status", shown
+    )
     if following is not None:
         click.echo(f"older ones: --before {following}", err=True)
 
 
 @groups.command("envelopes")
 @config_option
-@_group_id
+@of_group
 @click.option("--hours", type=click.IntRange(1, _MOST_HOURS), help="What is planned so far ahead.")
 @_since
 @_until
-@_before
-@_max
-@_json
+@before_option
+@max_option
+@json_option
 def groups_envelopes(
     file: Path | None,
     group_id: int,
@@ -258,14 +266,14 @@ def groups_envelopes(
         )
         return [documents.envelope(row, group) for row in rows]
 
-    found = _plain(_ask(file, group_id, read))
+    found = plain(ask(file, group_id, read))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
-        _print("", _ENVELOPE if hours is not None else f"id {_ENVELOPE}", found)
+        print_rows("", _ENVELOPE if hours is not None else f"id {_ENVELOPE}", found)
 
 
-def _ask(file: Path | None, group_id: int, read: Callable[[Context], Awaitable[T]]) -> T:
+def ask(file: Path | None, group_id: int, read: Callable[[Context], Awaitable[T]]) -> T:
     try:
         return in_context(load(file), read)
     except Unknown:
@@ -278,17 +286,17 @@ def _instant(text: str | None, name: str) -> Any:
     return None if text is None else instant(text, name)
 
 
-def _plain(document: Any) -> Any:
+def plain(document: Any) -> Any:
     import msgspec
 
     return msgspec.json.decode(msgspec.json.encode(document))
 
 
-def _print_json(found: Any) -> None:
+def print_json(found: Any) -> None:
     import json
 
     click.echo(json.dumps(found))
 
 
-def _print(title: str, columns: str, rows: list[dict[str, Any]]) -> None:
+def print_rows(title: str, columns: str, rows: list[dict[str, Any]]) -> None:
     print_table(title, columns.split(), [[place(row, c) for c in columns.split()] for row in rows])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
+from fpd.cli import outlook
 from fpd.cli.entities import (
     ASSETS,
     GROUPS,
@@ -240,6 +241,8 @@ def _assets() -> click.Group:
 
 
 add_commands(groups, GROUPS)
+groups.add_command(outlook.groups_plan)
+groups.add_command(outlook.groups_troubles)
 oscp.add_command(_peers(PROVIDERS, "CapacityProvider"))
 oscp.add_command(_peers(OPTIMIZERS, "CapacityOptimizer"))
 oscp.add_command(groups)

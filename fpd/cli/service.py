@@ -48,6 +48,7 @@ def check_config(file: Path | None) -> None:
     Example:
       fpd check-config -c /etc/fpd/config.toml
     """
+    from fpd.adapters import TYPES
     from fpd.config_file import config_file
 
     config = load(file)
@@ -62,6 +63,9 @@ def check_config(file: Path | None) -> None:
     }
     for name, value in said.items():
         click.echo(f"{name:9} {value}")
+    for device in config.devices:
+        for caution in TYPES[device.type].cautions(device):
+            click.echo(f"caution   {device.name}: {caution}")
     click.echo("ok")
 
 

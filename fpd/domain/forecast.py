@@ -25,6 +25,7 @@ from functools import partial
 from typing import Final
 
 from fpd.domain.course import Course, Span, lay, merge, newer
+from fpd.domain.grants import Grant, OnPhase, PhaseLimit, limit_of_sum, phase_limits, whole
 from fpd.domain.units import SINGLE_PHASES, AmpereAll, Phase, Unit, floor_w, watts
 from fpd.errors import Malformed
 
@@ -130,13 +131,19 @@ class Terms:
     overlap: Overlap = Overlap.NEWEST_WINS
     spread: Spread = Spread.BALANCED
 
+    @property
+    def carrying(self) -> int:
+        """How many times the limit of a single phase the sum may be."""
+        return self.phases if self.spread is Spread.BALANCED else 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """What a group may do during [start_at, end_at), in W, into the group positive.
 
     `end_at` is the next instant at which something changes, None if nothing ever does. `min_w`
-    ≤ 0 ≤ `max_w`, None: no limit. `optimum_w` is wanted, inside both; None: nothing is.
+    ≤ 0 ≤ `max_w`, None: no limit. `optimum_w` is wanted, inside both; None: nothing is. `phases`
+    are limits of single phases, which apply beside those of the sum.
     `forecast_ids` are the messages that give the limits of each provider and direction, also
     where a static limit is tighter; optimizers' are not among them: nobody can break a wish.
     """
@@ -148,14 +155,7 @@ class Envelope:
     optimum_w: int | None
     reason: Reason
     forecast_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Grant:
-    """So many watts, and whose message gave them."""
-
-    watts: Decimal
-    forecast_id: int
+    phases: tuple[PhaseLimit, ...] = ()
 
 
 _NOTHING: Final[Course[Grant]] = Course()
@@ -176,7 +176,7 @@ def course(messages: Iterable[Forecast], terms: Terms) -> Course[Grant]:
         for phase in (*SINGLE_PHASES, Phase.ALL)
     }
     wished = any(message.type is ForecastType.OPTIMUM for message in in_order)
-    return merge(by_phase, _wish if wished else partial(_limit_of_sum, terms))
+    return merge(by_phase, _wish if wished else partial(limit_of_sum, carrying=terms.carrying))
 
 
 def _spans(message: Forecast, phase: Phase, terms: Terms) -> list[Span[Grant]]:
@@ -201,23 +201,13 @@ def block_watts(block: Block, terms: Terms) -> Decimal:
     )
 
 
-def _limit_of_sum(terms: Terms, by_phase: dict[Phase, Grant]) -> Grant | None:
-    """Return the limit of the group's sum that limits of the sum and of single phases make."""
-    limits = [by_phase[Phase.ALL]] if Phase.ALL in by_phase else []
-    single = [by_phase[phase] for phase in SINGLE_PHASES if phase in by_phase]
-    if single:
-        times = terms.phases if terms.spread is Spread.BALANCED else 1
-        tightest = min(single)
-        limits.append(Grant(tightest.watts * times, tightest.forecast_id))
-    return min(limits, default=None)
-
-
 def _wish(by_phase: dict[Phase, Grant]) -> Grant | None:
     """Return the wish for the group's sum: the one for ALL, else those for the phases, added."""
     if Phase.ALL in by_phase or not by_phase:
         return by_phase.get(Phase.ALL)
     wishes = tuple(by_phase.values())
-    return Grant(sum((wish.watts for wish in wishes), Decimal(0)), wishes[0].forecast_id)
+    total = whole(sum((wish.watts for wish in wishes), Decimal(0)))
+    return Grant(total, wishes[0].forecast_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +215,7 @@ class _Limit:
     watts: int
     reason: Reason
     forecast_ids: tuple[int, ...] = ()
+    phases: tuple[OnPhase, ...] = ()
 
 
 def envelope_at(
@@ -291,16 +282,18 @@ class _World:
             optimum_w=self._optimum(at, min_w, max_w),
             reason=next((word for word in Reason if word in reasons), Reason.NONE),
             forecast_ids=tuple(sorted(ids)),
+            phases=phase_limits(*(limit.phases if limit else () for limit in (imports, exports))),
         )
 
     def _limit(self, of: ForecastType, static_w: int | None, at: datetime) -> _Limit | None:
         """Return the tightest limit of one direction; the static one only if it is tighter."""
         granted = [limit for courses in self.providers if (limit := self._granted(courses, of, at))]
         ids = tuple(i for limit in granted for i in limit.forecast_ids)
+        phases = tuple(phase for limit in granted for phase in limit.phases)
         if static_w is not None:
             granted.append(_Limit(static_w, Reason.STATIC))
-        tightest = min(granted, key=lambda limit: limit.watts, default=None)
-        return tightest and replace(tightest, forecast_ids=ids)
+        tightest = min(granted, key=_tightness, default=None)
+        return tightest and replace(tightest, forecast_ids=ids, phases=phases)
 
     def _granted(
         self, courses: dict[ForecastType, Course[Grant]], of: ForecastType, at: datetime
@@ -388,5 +381,16 @@ _FALLBACK: Final = {
 }
 
 
+_RANK: Final = {reason: rank for rank, reason in enumerate(Reason)}
+
+
+def _tightness(limit: _Limit) -> tuple[int, int]:
+    """Of equal limits it must not depend on who was heard first which one gives the reason."""
+    return limit.watts, _RANK[limit.reason]
+
+
 def _limit(grant: Grant | None, reason: Reason) -> _Limit | None:
-    return _Limit(floor_w(grant.watts), reason, (grant.forecast_id,)) if grant else None
+    if grant is None:
+        return None
+    ids = (grant.forecast_id, *(phase.forecast_id for phase in grant.phases))
+    return _Limit(floor_w(grant.watts), reason, ids, grant.phases)

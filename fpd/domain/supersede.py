@@ -82,7 +82,7 @@ def spent(messages: Sequence[Forecast], *, at: datetime) -> tuple[Forecast, ...]
     """Return the messages to one group that cannot matter at `at` or later.
 
     `messages` are in the order of receipt. What a peer's type said last on each phase stays,
-    because it may be held.
+    because it may be held. Not for `Overlap.MOST_RESTRICTIVE`, where what is covered counts, too.
     """
     last: dict[tuple[int, str, Phase], tuple[datetime, Forecast]] = {}
     for message in messages:

@@ -13,7 +13,9 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
 
+from fpd.domain import translate_plan
 from fpd.domain.control import setpoint
+from fpd.domain.control.actions import actions
 from fpd.domain.control.caps import NetLoad, Window, caps, tick_of, tick_start
 from fpd.domain.control.dispatch import Asset, dispatch, ramp_bridge, waterfill
 from fpd.domain.control.setpoint import Battery, BatteryApi, Charge, Task
@@ -39,6 +41,7 @@ from fpd.domain.forecast import (
     block_watts,
     course,
 )
+from fpd.domain.translate_answers import bluegen_error, parse
 from fpd.domain.units import SINGLE_PHASES, AmpereAll, Phase, Unit, device_limit_w, floor_w
 from fpd.errors import Malformed
 
@@ -269,6 +272,10 @@ KINDS: Final[Mapping[str, Callable[[Fields], dict[str, Any]]]] = {
     "ramp_bridge": _ramp_bridge,
     "waterfill": _waterfill,
     "phase_caps": _phase_caps,
+    "actions": actions,
+    "plan": translate_plan.plan,
+    "bluegen_error": bluegen_error,
+    "parse": parse,
 }
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from fpd.config import Config
+from fpd.flows.holder import own
 from fpd.flows.promises import Promises
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
@@ -40,6 +41,7 @@ class Context:
     """`issuer` None: bearer tokens are not accepted from peers.
 
     `clock` tells the time, `steady` (s) how much of it has passed, whoever sets the clock.
+    `holder` names this process to others that work on the same database.
     """
 
     config: Config
@@ -53,6 +55,7 @@ class Context:
     bells: Bells = field(default_factory=Bells)
     issuer: Issuer | None = None
     steady: Callable[[], float] = time.monotonic
+    holder: str = field(default_factory=own)
     promises: Promises = field(init=False)
 
     def __post_init__(self) -> None:

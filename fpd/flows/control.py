@@ -9,8 +9,8 @@ waits for a device, and a slow one delays nobody.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -18,7 +18,8 @@ import structlog
 from psycopg import AsyncConnection
 
 from fpd.adapters.device import Release
-from fpd.config import BatteryDevice, BluegenDevice
+from fpd.domain.control.ability import Weekly
+from fpd.domain.control.phases import PhaseLimit, phase_limits
 from fpd.domain.forecast import Envelope, Forecast, envelope_at, envelopes
 from fpd.domain.supersede import spent
 from fpd.flows import announcing, blocks, fuel_cells, steering
@@ -26,8 +27,10 @@ from fpd.flows import device_rules as rules
 from fpd.flows.context import Context
 from fpd.flows.control_settings import Settings, properties_of, settings_of
 from fpd.flows.devices import Devices
-from fpd.flows.steering import Measured, Steered, Wanted
-from fpd.store import control, devices, forecasts
+from fpd.flows.holder import gone
+from fpd.flows.planned import Planned, Plans
+from fpd.flows.steering import Measured, Phases, Steered, Wanted
+from fpd.store import control, devices, forecasts, plans, stewards
 from fpd.store.control import Asset, DueGroup, EnvelopeRow, Latest, Property
 from fpd.store.devices import DeviceState, Wish
 
@@ -36,7 +39,10 @@ log = structlog.get_logger()
 _LEASE = timedelta(seconds=30)
 _BATCH = 100
 _STALE_METER_S = 60.0
-_REVIVAL = timedelta(minutes=10)  # a clock that was set back makes what had ended go on
+_LOST_METER = timedelta(seconds=180)
+_PLAN_SOON = timedelta(seconds=2)  # more forecasts may follow
+_PLANS_APART = timedelta(seconds=5)  # a peer may send many
+REVIVAL = timedelta(minutes=10)  # a clock that was set back makes what had ended go on
 _MOST_W = Decimal(10**12)  # anybody may publish a datum; beyond this it is nonsense
 
 
@@ -49,6 +55,7 @@ class Snapshot:
     assets: Mapping[int, Sequence[Asset]]
     states: Mapping[str, DeviceState]
     latest: Mapping[Property, Latest]
+    plans: Mapping[int, Planned]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +78,21 @@ class Control:
         self._configured = {device.name: device for device in context.config.devices}
         self._warned: dict[int, str | None] = {}
         self._began_at: datetime | None = None
+        self._plans = Plans()
 
     async def step(self) -> bool:
         """Decide about at most a batch of groups; True if there may be more."""
         context = self._context
         now = context.clock()
-        self._began_at = self._began_at or now
         async with context.db.transaction() as conn:
+            if self._began_at is None:
+                await stewards.take_back(conn, gone=gone, now=now)
             await control.enrol(conn, now=now)
             await self._let_go(conn, now)
-            due = await control.claim(conn, now=now, lease=_LEASE, limit=_BATCH)
+            due = await control.claim(
+                conn, holder=context.holder, now=now, lease=_LEASE, limit=_BATCH
+            )
+        self._began_at = self._began_at or now
         if not due:
             return False
         settings = {group.group_id: settings_of(group.control) for group in due}
@@ -93,6 +105,8 @@ class Control:
         async with context.db.transaction() as conn:
             await _write(context, conn, decisions, snapshot, now)
         context.bells.publishing()
+        soon_s = (min(decision.due_at for decision in decisions) - now).total_seconds()
+        asyncio.get_running_loop().call_later(max(soon_s, 0.0), context.bells.control)
         await self._visits.step()
         return len(due) == _BATCH
 
@@ -132,6 +146,7 @@ class Control:
             assets=by_group,
             states=await devices.load(conn, names=list(self._configured)),
             latest=latest,
+            plans=await self._plans.look(conn, group_ids=group_ids),
         )
 
     async def _heard(
@@ -142,7 +157,7 @@ class Control:
         closed: list[int] = []
         for group_id, kept in (await forecasts.load(conn, group_ids=group_ids)).items():
             messages = tuple(map(blocks.read, kept))
-            gone = {message.id for message in spent(messages, at=now - _REVIVAL)}
+            gone = {message.id for message in spent(messages, at=now - REVIVAL)}
             heard[group_id] = tuple(message for message in messages if message.id not in gone)
             closed += gone
             await asyncio.sleep(0)  # a group may have much to read; others want their turn
@@ -161,27 +176,36 @@ class Control:
         envelope = envelope_at(messages, at=now, terms=settings.terms, **ask)
         row = _changed(group, envelope, snapshot.in_force.get(group.group_id))
         steered = self._steered(snapshot.assets[group.group_id], snapshot.states)
-        cells = [d for d in steered if isinstance(d.config, BluegenDevice)]
+        cells = [d for d in steered if isinstance(d.ability, Weekly)]
+        phases = self._phases(group, settings, messages, steered, now)
         if not group.enabled:
             wanted = steering.rest(steered, "the group is disabled")
         else:
-            wanted = self._for_batteries(group, settings, snapshot, steered, envelope, now)
+            wanted = self._by_setpoints(group, settings, snapshot, steered, envelope, phases, now)
             if cells:
                 since = now if row is not None else snapshot.in_force[group.group_id].from_at
                 of = fuel_cells.window(since=since, now=now)
                 week = envelopes(
                     messages, start_at=of.start_at, end_at=of.end_at, terms=settings.terms, **ask
                 )
-                wanted += fuel_cells.profiles(cells, week=week, of=of)
-        next_at = now + timedelta(seconds=self._context.config.control.interval_s)
-        if envelope.end_at is not None:
-            next_at = min(next_at, envelope.end_at)
+                plan = snapshot.plans.get(group.group_id)
+                wanted += fuel_cells.profiles(
+                    cells,
+                    week=week,
+                    of=of,
+                    load=None if plan is None else plan.load_at(now),
+                    count_on_load=self._context.config.control.cells_count_on_load,
+                )
         return Decision(
             group_id=group.group_id,
             envelope=row,
             until_at=envelope.end_at,
             wanted=wanted,
-            due_at=next_at,
+            due_at=next_look(
+                [envelope, *phases.limits.values()],
+                now=now,
+                interval_s=self._context.config.control.interval_s,
+            ),
         )
 
     def _steered(self, assets: Sequence[Asset], states: Mapping[str, DeviceState]) -> list[Steered]:
@@ -198,13 +222,14 @@ class Control:
             if asset.drives and asset.device is not None and asset.device in states
         ]
 
-    def _for_batteries(
+    def _by_setpoints(
         self,
         group: DueGroup,
         settings: Settings,
         snapshot: Snapshot,
         steered: Sequence[Steered],
         envelope: Envelope,
+        phases: Phases,
         now: datetime,
     ) -> list[Wanted]:
         measured = self._measured(group, settings, snapshot, now)
@@ -213,14 +238,33 @@ class Control:
             # A meter may take a while to be heard after a start; what is wanted stays.
             return []
         self._say_once(group.group_id, measured.detail if measured.watts is None else None)
-        return steering.batteries(
-            [d for d in steered if isinstance(d.config, BatteryDevice)],
-            [d for d in steered if isinstance(d.config, BluegenDevice)],
+        plan = snapshot.plans.get(group.group_id)
+        return steering.setpoints(
+            [d for d in steered if not isinstance(d.ability, Weekly)],
+            [d for d in steered if isinstance(d.ability, Weekly)],
             envelope=envelope,
             measured=measured,
             margin=settings.margin,
             now=now,
+            phases=phases,
+            planned=None if plan is None else plan.wishes(steered, now=now),
         )
+
+    def _phases(
+        self,
+        group: DueGroup,
+        settings: Settings,
+        messages: Sequence[Forecast],
+        steered: Sequence[Steered],
+        now: datetime,
+    ) -> Phases:
+        """Return the limits of single phases, if a device is connected to some of them only."""
+        if not any(getattr(device.ability, "phases", ()) for device in steered):
+            return Phases()
+        limits = phase_limits(
+            messages, at=now, provider_online=group.provider_online, terms=settings.terms
+        )
+        return Phases(count=settings.terms.phases, limits=limits)
 
     @property
     def _patience(self) -> timedelta:
@@ -234,7 +278,9 @@ class Control:
         """Return what the group takes; a meter without fresh value counts as not known.
 
         Interpretation: of assets that stand in for a meter, one that was never measured takes
-        nothing, and one that has fallen silent makes the sum unknown.
+        nothing, and one that has fallen silent makes the sum unknown. Without a fresh measurement
+        the worst is assumed for three minutes; then the meter is lost, and devices rest rather
+        than spend their energy on a guess.
         """
         if settings.flexible:
             return Measured(watts=Decimal(0), detail="capacity scope Flexible")
@@ -244,13 +290,19 @@ class Control:
         silent = any(now - one.at > self._patience for one, _ in heard)
         at_meter = settings.meter is not None
         if silent or (at_meter and not heard):
-            return Measured(watts=None, at_meter=at_meter, detail="assumed: no fresh measurement")
+            return self._unmeasured(at_meter, min((one.at for one, _ in heard), default=None), now)
         watts = sum((one.value * factor for one, factor in heard), Decimal(0))
         return Measured(
             watts=min(max(watts, -_MOST_W), _MOST_W),
             at=max((one.at for one, _ in heard), default=None),
             at_meter=at_meter,
         )
+
+    def _unmeasured(self, at_meter: bool, last_at: datetime | None, now: datetime) -> Measured:
+        since = max(filter(None, (last_at, self._began_at)), default=now)
+        lost = now - since > max(_LOST_METER, 2 * self._patience)
+        detail = "the meter is lost" if lost else "assumed: no fresh measurement"
+        return Measured(watts=None, at_meter=at_meter, detail=detail, lost=lost)
 
     def _say_once(self, group_id: int, trouble: str | None) -> None:
         if self._warned.get(group_id) != trouble:
@@ -259,6 +311,14 @@ class Control:
                 log.warning("control.measurement_missing", group=group_id, detail=trouble)
             else:
                 log.info("control.measurement_back", group=group_id)
+
+
+def next_look(
+    held: Iterable[Envelope | PhaseLimit], *, now: datetime, interval_s: float
+) -> datetime:
+    """Return when to look again: after the interval, or exactly when something changes."""
+    ends = [one.end_at for one in held if one.end_at is not None]
+    return min([now + timedelta(seconds=interval_s), *ends])
 
 
 def _changed(
@@ -273,8 +333,15 @@ def _changed(
         optimum_w=envelope.optimum_w,
         reason=envelope.reason,
         forecast_ids=list(envelope.forecast_ids),
+        phases=[{**asdict(one), "phase": str(one.phase)} for one in envelope.phases],
     )
     return None if in_force is not None and in_force.says_the_same(row) else row
+
+
+def _reason(snapshot: Snapshot, group_id: int) -> str | None:
+    """Return why what is in force is. A plan knows the edges of blocks, not who falls silent."""
+    held = snapshot.in_force.get(group_id)
+    return None if held is None else held.reason
 
 
 async def _write(
@@ -312,6 +379,16 @@ async def _write(
     ]
     if wishes:
         await devices.want(conn, wishes, now=now)
+    await plans.heard(
+        conn,
+        newest={
+            decision.group_id: max((m.id for m in snapshot.forecasts[decision.group_id]), default=0)
+            for decision in decisions
+        },
+        anew=[row.group_id for row in rows if row.reason != _reason(snapshot, row.group_id)],
+        due_at=now + _PLAN_SOON,
+        apart=_PLANS_APART,
+    )
     await control.settle(
         conn,
         due={decision.group_id: decision.due_at for decision in decisions},

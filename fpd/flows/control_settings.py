@@ -32,12 +32,18 @@ class Meter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """`flexible`: limits are meant for the flexible devices alone. `margin`: 0..0.5 of a limit."""
+    """`flexible`: limits are meant for the flexible devices alone. `margin`: 0..0.5 of a limit.
+
+    `request_adjustment`: a provider whose limit cannot be kept is asked for one that can.
+    `expected_load`: the stream that says what the group will take, None: its own history does.
+    """
 
     terms: Terms
     flexible: bool
     margin: Decimal
     meter: Meter | None
+    request_adjustment: bool = False
+    expected_load: Meter | None = None
 
 
 def settings_of(control: Mapping[str, Any] | None) -> Settings:
@@ -59,6 +65,8 @@ def settings_of(control: Mapping[str, Any] | None) -> Settings:
         if "marginPercent" in given
         else Decimal("0.02"),
         meter=_meter(given.get("meter")),
+        request_adjustment=given.get("requestAdjustment") is True,
+        expected_load=_meter(given.get("expectedLoad")),
     )
 
 

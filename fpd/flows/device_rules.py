@@ -93,19 +93,28 @@ def after_reading(
     change = _compared(state, reading, adapter=adapter, now=now)
     if change.state.attempts >= adapter.tries:
         return change  # left alone: health says why
-    health = Health.OK if reading.dispatchable else Health.DEGRADED
-    return replace(change, state=replace(change.state, health=health, detail=reading.detail))
+    well = reading.dispatchable and reading.alarm is None
+    health, detail = Health.OK if well else Health.DEGRADED, reading.alarm or reading.detail
+    return replace(change, state=replace(change.state, health=health, detail=detail))
 
 
 def _compared(state: DeviceState, reading: Reading, *, adapter: Adapter, now: datetime) -> Change:
     told, told_at = command_of(state.told), state.told_at
     if told is None or told_at is None:
         return Change(state)
+    if isinstance(told, Setpoint) and reading.output_w is None:
+        return Change(state)  # what it delivers was not said
     confirmed = state.confirmed == state.told
     if adapter.shows(told, reading):
         if adapter.verify_after_s is not None:
             state = replace(state, attempts=0)
-        return Change(state) if confirmed else _confirmed(state, adapter=adapter, now=now)
+        if confirmed:
+            return Change(state)
+        seen = _confirmed(state, adapter=adapter, now=now)
+        if state.told != state.wanted and state.command_due_at is not None:
+            # Another command waits already: to see the old one followed does not put it off.
+            seen = replace(seen, state=replace(seen.state, command_due_at=state.command_due_at))
+        return seen
     if confirmed:
         # Somebody or something else has changed it since.
         lost = replace(state, told=None, confirmed=None, command_due_at=now)

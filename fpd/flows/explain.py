@@ -26,6 +26,7 @@ from fpd.store import command_history
 from fpd.store import explain as store
 from fpd.store.command_history import Command, Device
 from fpd.store.explain import Group, Held, Known, Received
+from fpd.store.troubles import Trouble, listed
 
 _MOST_BYTES = 4 * 2**20
 _ENDED = 50
@@ -189,6 +190,30 @@ async def history(
             conn, group_id=group_id, since=since, until=until, before=before, limit=limit
         )
     return group, rows, rows[-1].id if len(rows) == limit else None
+
+
+async def troubles(
+    context: Context,
+    *,
+    user_id: int | None,
+    group_id: int,
+    open_only: bool,
+    before: int | None,
+    limit: int,
+) -> tuple[list[Trouble], int | None]:
+    """Return a page of what cannot be kept, newest first, as `received` does. Raises Unknown."""
+    async with context.db.transaction() as conn:
+        await store.still(conn)
+        await own(conn, user_id=user_id, group_id=group_id)
+        rows = await listed(
+            conn,
+            user_id=user_id,
+            group_id=group_id,
+            open_only=open_only,
+            before=before,
+            limit=limit,
+        )
+    return rows, rows[-1].id if len(rows) == limit else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

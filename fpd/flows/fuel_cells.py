@@ -1,27 +1,43 @@
-"""The weeks of a group's fuel cells: from envelopes to a profile for each unit. Pure.
+"""The weeks of a group's fuel cells: from envelopes and the load expected to profiles. Pure.
 
-Interpretation: the expected load is 0, so an export limit is what the cells together may
-deliver, and import limits are the batteries' task: a profile repeats for a week, and no load of
-now is right for a week.
-Interpretation: the window begins where the envelope in force does, so a profile changes when a
-limit does, and not each quarter of an hour while one runs.
+An export limit is what the cells together may deliver, and import limits and optima raise those
+that their base power throttles, by the load that is usual at that time of the week.
+
+Interpretation (reference on devices §5.8): the load may always fall away, so export limits count
+on none unless the configuration says so (`cells_count_on_load`: on the least that was measured);
+where the group exports by itself, that comes off the limit in either case.
+Interpretation: an optimum raises cells and never throttles them; that is the batteries' task.
+Interpretation: the window begins where the envelope in force does, and a profile that keeps the
+limits and is nowhere more than 100 W away from what would be best stays: each change costs quota.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 
 from fpd.adapters.device import Command, Profile
-from fpd.config import BluegenDevice
-from fpd.domain.control.caps import NetLoad, TickLimits, Window, tick_limits, tick_of
+from fpd.domain.control.ability import Weekly
+from fpd.domain.control.caps import (
+    TICKS_PER_WEEK,
+    NetLoad,
+    TickLimits,
+    Window,
+    tick_limits,
+    tick_of,
+)
 from fpd.domain.control.dispatch import proportional
-from fpd.domain.control.ticks import Anchor, Semantics, UnitLimits, Week, follow
+from fpd.domain.control.expected import Expected
+from fpd.domain.control.ticks import UnitLimits, follow
 from fpd.domain.forecast import Envelope
+from fpd.flows.device_rules import command_of
 from fpd.flows.steering import Steered, Wanted, rest
 
 _LONGEST_PAST = timedelta(days=1)
+_MATTERS_W = 100
+_Ticks = tuple[int | None, ...]
 
 
 def window(*, since: datetime, now: datetime) -> Window:
@@ -29,38 +45,70 @@ def window(*, since: datetime, now: datetime) -> Window:
     return Window(tick_of(since if now - since < _LONGEST_PAST else now))
 
 
-def profiles(cells: Sequence[Steered], *, week: tuple[Envelope, ...], of: Window) -> list[Wanted]:
-    """Return what the fuel cells are to follow so that together they keep the export limits.
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one unit may, must and should deliver in each tick, W."""
+
+    most_w: _Ticks
+    least_w: _Ticks
+    wanted_w: _Ticks
+
+
+def profiles(
+    cells: Sequence[Steered],
+    *,
+    week: tuple[Envelope, ...],
+    of: Window,
+    load: Expected | None = None,
+    count_on_load: bool = False,
+) -> list[Wanted]:
+    """Return what the fuel cells are to follow so that together they keep the group's limits.
 
     A unit that is not exporting gets its profile too, so that it wakes up limited. One that
     ignores profiles gets none: the others make room for what it delivers. Where nothing is
-    limited below what units can do, each goes back to its own profile.
+    limited below what units can do, nor asks for more than their base, each goes back to its own.
     """
     known = [c for c in cells if c.reading is not None and c.reading.limits is not None]
     ruled = [c for c in known if c.reading is not None and c.reading.profiling]
     others_w = sum(_delivers_w(c) for c in known if c not in ruled)
-    shares = _shares(week, of, others_w, tuple(_limits(c) for c in ruled))
+    asked = _asked(week, of, load or Expected(), count_on_load)
+    shares = _shares(asked, others_w, tuple(_limits(c) for c in ruled))
     wanted = []
-    for cell, most_w in zip(ruled, shares, strict=True):
-        config, limits = cell.config, _limits(cell)
-        assert isinstance(config, BluegenDevice)
-        if all(most is None or most >= limits.max_w for most in most_w):
+    for cell, share in zip(ruled, shares, strict=True):
+        ability, limits = cell.ability, _limits(cell)
+        assert isinstance(ability, Weekly)
+        why = _why(share, limits, _base_w(ability, limits))
+        if why is None:
             wanted += rest([cell], "nothing is limited below what it can do")
             continue
-        command = _profile(most_w, of, limits, config)
-        lowest_w = min(most for most in most_w if most is not None)
+        lowest_w = min((most for most in share.most_w if most is not None), default=None)
         wanted.append(
             Wanted(
                 device=cell,
-                command=command,
+                command=_kept_or(_profile(share, of, limits, ability), cell, share, of),
                 plan={
-                    "reason": "export limit",
+                    "reason": why,
                     "most_w": lowest_w,
-                    "over_export_w": max(limits.min_w - lowest_w, 0),
+                    "over_export_w": 0 if lowest_w is None else max(limits.min_w - lowest_w, 0),
                 },
             )
         )
     return wanted
+
+
+def _why(share: _Share, limits: UnitLimits, base_w: int) -> str | None:
+    """Say what asks for a profile, None: nothing does."""
+    if any(most is not None and most < limits.max_w for most in share.most_w):
+        return "export limit"
+    if any(least is not None and least > base_w for least in share.least_w):
+        return "import limit"
+    if any(wanted is not None and wanted > base_w for wanted in share.wanted_w):
+        return "optimum"
+    return None
+
+
+def _base_w(ability: Weekly, limits: UnitLimits) -> int:
+    return limits.max_w if ability.base_w is None else ability.base_w
 
 
 def _limits(cell: Steered) -> UnitLimits:
@@ -75,42 +123,102 @@ def _delivers_w(cell: Steered) -> int:
 
 
 @lru_cache(maxsize=256)
-def _shares(
-    week: tuple[Envelope, ...], of: Window, others_w: int, units: tuple[UnitLimits, ...]
-) -> tuple[tuple[int | None, ...], ...]:
-    """Return the most (W) that each unit may deliver in each tick.
+def _asked(
+    week: tuple[Envelope, ...], of: Window, load: Expected, count_on_load: bool
+) -> TickLimits:
+    """Return what the cells together may, must and should deliver: limits and load."""
+    bare = tick_limits(week, window=of, net_load=NetLoad())
+    quarters = [tick % TICKS_PER_WEEK for tick in range(of.first, of.first + of.ticks)]
+    sure_w = [load.least_w[q] if count_on_load else min(load.least_w[q], 0) for q in quarters]
+    usual_w = [load.usual_w[q] for q in quarters]
+    return TickLimits(
+        window=of,
+        most_w=_plus(bare.most_w, sure_w),
+        least_w=_plus(bare.least_w, usual_w),
+        wanted_w=_plus(bare.wanted_w, usual_w),
+    )
+
+
+def _plus(limits: _Ticks, load_w: Sequence[int]) -> _Ticks:
+    return tuple(
+        None if limit is None else limit + load for limit, load in zip(limits, load_w, strict=True)
+    )
+
+
+@lru_cache(maxsize=256)
+def _shares(asked: TickLimits, others_w: int, units: tuple[UnitLimits, ...]) -> tuple[_Share, ...]:
+    """Return what each unit may, must and should deliver of what they do together.
 
     What exceeds the sum of the least powers is shared in proportion to headroom (1900 W for
     800..1500 and 500..1500 W: 1047 and 853); less than that sum no unit can do.
     """
-    group = tick_limits(week, window=of, net_load=NetLoad()).most_w
     least_w = [unit.min_w for unit in units]
     headroom_w = [unit.max_w - unit.min_w for unit in units]
 
-    def share(most_w: int | None) -> tuple[int | None, ...]:
-        if most_w is None:
+    def share(together_w: int | None) -> tuple[int | None, ...]:
+        if together_w is None:
             return (None,) * len(units)
-        left_w = most_w - others_w
+        left_w = together_w - others_w
         if len(units) == 1:
             return (left_w,)
         spare_w = min(max(left_w - sum(least_w), 0), sum(headroom_w))
         extra = proportional(spare_w, headroom_w)
         return tuple(low + more for low, more in zip(least_w, extra, strict=True))
 
-    by_value = {most_w: share(most_w) for most_w in set(group)}
-    return tuple(tuple(by_value[most_w][i] for most_w in group) for i in range(len(units)))
+    of_all = (asked.most_w, asked.least_w, asked.wanted_w)
+    by_value = {w: share(w) for each in of_all for w in set(each)}
+    return tuple(
+        _Share(*(tuple(by_value[w][i] for w in each) for each in of_all)) for i in range(len(units))
+    )
 
 
 @lru_cache(maxsize=256)
-def _profile(
-    most_w: tuple[int | None, ...], of: Window, limits: UnitLimits, config: BluegenDevice
-) -> Command:
+def _profile(share: _Share, of: Window, limits: UnitLimits, ability: Weekly) -> Profile:
+    base_w = _base_w(ability, limits)
+    raised_w = tuple(None if w is None else max(w, base_w) for w in share.wanted_w)
+    return _following(_Share(share.most_w, share.least_w, raised_w), of, limits, ability, base_w)
+
+
+@lru_cache(maxsize=256)
+def _highest(most_w: _Ticks, of: Window, limits: UnitLimits, ability: Weekly) -> Profile:
+    """Return the profile that gives all that the export limit leaves."""
     none = (None,) * of.ticks
+    return _following(_Share(most_w, none, none), of, limits, ability, limits.max_w)
+
+
+def _following(
+    share: _Share, of: Window, limits: UnitLimits, ability: Weekly, base_w: int
+) -> Profile:
     followed = follow(
-        TickLimits(window=of, most_w=most_w, least_w=none, wanted_w=none),
+        TickLimits(window=of, most_w=share.most_w, least_w=share.least_w, wanted_w=share.wanted_w),
         limits=limits,
-        week=Week(Anchor(config.week_anchor)),
-        semantics=Semantics(config.profile_semantics),
-        base_w=limits.max_w if config.base_power_w is None else config.base_power_w,
+        week=ability.week,
+        semantics=ability.semantics,
+        base_w=base_w,
     )
     return Profile(points=tuple((point.tick, point.power_w) for point in followed.points))
+
+
+def _kept_or(best: Profile, cell: Steered, share: _Share, of: Window) -> Command:
+    """Return the profile that is wanted already if it does nearly as well, else the best one."""
+    before = command_of(cell.state.wanted)
+    ability = cell.ability
+    assert isinstance(ability, Weekly)
+    if not isinstance(before, Profile) or before == best:
+        return best
+    most = curve(_highest(share.most_w, of, _limits(cell), ability))
+    near = all(
+        was <= highest and abs(was - now) <= _MATTERS_W
+        for was, now, highest in zip(curve(before), curve(best), most, strict=True)
+    )
+    return before if near else best
+
+
+def curve(profile: Profile) -> list[int]:
+    """Return the power at each of the 672 indices that the points of a profile stand for."""
+    powers, held = dict(profile.points), 0
+    found = []
+    for index in range(TICKS_PER_WEEK):
+        held = powers.get(index, held)
+        found.append(held)
+    return found

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from fpd.adapters.device import Sample
-from fpd.config import BatteryDevice, BluegenDevice
+from fpd.config import Device
 from fpd.domain.datum import Datum, StreamKey
 from fpd.flows import ingest
 from fpd.flows.context import Context
 
 
-async def keep(
-    context: Context, device: BluegenDevice | BatteryDevice, samples: Sequence[Sample]
-) -> None:
+async def keep(context: Context, device: Device, samples: Sequence[Sample]) -> None:
     """Store samples as datum; a device without node and source has no stream."""
     if device.node_id is None or device.source_id is None or not samples:
         return

@@ -1,33 +1,39 @@
 """What each device of a group is wanted to do: from a snapshot of the world to wishes. Pure.
 
 Sign: into the group is positive; what devices deliver is positive at their own door. With `N`
-the net import at the meter and `b` what the controlled batteries deliver, the load that they
+the net import at the meter and `b` what the controlled devices deliver, the load that they
 have to carry is `N + b`: adding back what they do now keeps the loop from chasing itself.
 
 Interpretation (reference: devices §5.1): with capacityScope Flexible that load is 0; without a
 meter it is the sum of the group's uncontrolled assets, 0 if none is measured. From both goes
-what fuel cells deliver, and of a battery out of reach the worse of its last setpoint and rest.
+what fuel cells deliver, and of a device out of reach the worse of its last setpoint and rest.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from fpd import adapters
 from fpd.adapters.device import Command, Reading, Release, Setpoint
-from fpd.config import BatteryDevice, BluegenDevice
-from fpd.domain.control.setpoint import Battery, Charge, Task, step
+from fpd.config import Device
+from fpd.domain.control.ability import Ability, Adjustable, Storage, Weekly
+from fpd.domain.control.caps import ceil_w
+from fpd.domain.control.phases import PhaseLimit, room, sharing
+from fpd.domain.control.setpoint import Charge, available, rested
+from fpd.domain.control.share import Reach, narrowed, share
 from fpd.domain.forecast import Envelope, Reason
-from fpd.errors import Malformed
+from fpd.domain.units import Phase, floor_w
 from fpd.store.devices import DeviceState
 
-_DWELL = timedelta(seconds=60)
+_DWELL_S = 60.0
 _SUSTAIN_STEP = timedelta(minutes=5)
-_NOTHING_KNOWN_W = Decimal(10**9)
+_NOTHING_KNOWN_W = 10**9
+_NOT_KNOWN = {"over_import_w": 0, "over_export_w": 0, "load_unknown": True}
 # Limits that a provider has set for a time; others hold for as long as anybody can tell.
 _TIMED = frozenset({Reason.FORECAST, Reason.GAP_FALLBACK, Reason.FALLBACK})
 
@@ -36,7 +42,7 @@ _TIMED = frozenset({Reason.FORECAST, Reason.GAP_FALLBACK, Reason.FALLBACK})
 class Steered:
     """One controlled device. `alone`: it does not follow and is left alone for a while."""
 
-    config: BatteryDevice | BluegenDevice
+    config: Device
     priority: int
     state: DeviceState
     reading: Reading | None
@@ -45,6 +51,13 @@ class Steered:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def ability(self) -> Ability:
+        found = adapters.ability(self.config)
+        if isinstance(found, Weekly) and self.reading is not None and self.reading.folded:
+            return found.folded()
+        return found
 
     def fresh(self, now: datetime) -> bool:
         """Whether the last reading may be used for control, reachable now or not."""
@@ -56,13 +69,25 @@ class Steered:
 class Measured:
     """What the group takes, W, import +, at an instant. `at_meter`: devices' output included.
 
-    `watts` None: it should be measured and is not; `detail` says so.
+    `watts` None: it should be measured and is not; `detail` says so. `lost`: not for long.
     """
 
     watts: Decimal | None
     at: datetime | None = None
     at_meter: bool = False
     detail: str | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """How many phases the group has, and what is in force for single ones of them."""
+
+    count: int = 3
+    limits: Mapping[Phase, PhaseLimit] = field(default_factory=dict)
+
+
+_NO_PHASES = Phases()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +104,7 @@ def rest(devices: Sequence[Steered], why: str) -> list[Wanted]:
     return [Wanted(device=d, command=Release(), plan={"reason": why}) for d in devices]
 
 
-def batteries(
+def setpoints(
     devices: Sequence[Steered],
     cells: Sequence[Steered],
     *,
@@ -87,81 +112,191 @@ def batteries(
     measured: Measured,
     margin: Decimal,
     now: datetime,
+    phases: Phases = _NO_PHASES,
+    planned: Mapping[str, int] | None = None,
 ) -> list[Wanted]:
-    """Return what the batteries are to do, in merit order: each carries what those before leave.
+    """Return what the devices that follow setpoints are to do together.
 
-    `margin` is the share of a limit that is kept free because measurement and inverter lag.
+    `margin` is the share of a limit that is kept free because measurement and inverter lag;
+    `phases` binds those that are not connected to all of them; `planned` is what a plan wishes of
+    batteries (W, discharge positive), where nothing else is wanted.
     """
-    if envelope.min_w is None and envelope.max_w is None and envelope.optimum_w is None:
+    unlimited = envelope.min_w is None and envelope.max_w is None and envelope.optimum_w is None
+    # Under limits a plan is no wish unless it is known what room there is for it.
+    wishes = planned if planned and (unlimited or measured.watts is not None) else {}
+    if unlimited and not wishes:
         return rest(devices, "nothing is limited or wanted")
+    if measured.lost:
+        return rest(devices, f"limits: {envelope.reason}; load: {measured.detail}")
     usable = [d for d in devices if _usable(d, now)]
     # One that was not read lately keeps its wish: control decides anew as soon as it is read.
     unfit = [d for d in devices if d not in usable and (d.alone or d.fresh(now))]
-    wanted = [w for d in unfit for w in rest([d], _why_not(d))]
-    load_w, fuel_cell_w, source = _load(devices, usable, cells, envelope, measured, now)
-    reason = f"limits: {envelope.reason}; load: {source}"
-    task = Task(
-        net_load_w=load_w,
-        fuel_cell_w=fuel_cell_w,
-        import_limit_w=_inside(envelope.max_w, margin),
-        export_limit_w=_inside(None if envelope.min_w is None else -envelope.min_w, margin),
-        optimum_w=envelope.optimum_w,
+    load_w, source = _load(devices, usable, cells, envelope, measured, now)
+    known = measured.watts is not None
+    need = _need(load_w, envelope, margin) if known else _worst(envelope)
+    in_order = sorted(usable, key=lambda d: d.name)
+    # Where nothing is limited, those without a wish are let go.
+    idle = [d for d in in_order if unlimited and d.name not in wishes]
+    reaches = _on_phases(
+        [_reach(d, envelope, now, wishes.get(d.name)) for d in in_order if d not in idle],
+        phases,
+        load_w if known else Decimal(0),
     )
-    if measured.watts is None:
-        task = _worst(task)
-    for device in sorted(usable, key=lambda d: (d.priority, d.name)):
-        found = _battery(device, task, envelope, reason, now)
-        wanted.append(found)
-        if isinstance(found.command, Setpoint):
-            task = replace(task, net_load_w=task.net_load_w - found.command.power_w)
-    return wanted
+    found = share(
+        [one.reach for one in reaches], low=need.low, high=need.high, wanted_w=need.wanted_w
+    )
+    plan = {
+        "reason": f"limits: {envelope.reason}; load: {source}",
+        **(_residual(load_w, found.total_w, envelope) if known else _NOT_KNOWN),
+    }
+    return [
+        *(w for d in unfit for w in rest([d], _why_not(d))),
+        *rest(idle, "nothing is limited or wanted"),
+        *(
+            Wanted(
+                device=one.device,
+                command=Setpoint(power_w=found.setpoint_w[one.device.name]),
+                plan={**plan, **one.memory, **_turned(one.device, found.setpoint_w, now)},
+            )
+            for one in reaches
+        ),
+    ]
 
 
-def _battery(device: Steered, task: Task, envelope: Envelope, reason: str, now: datetime) -> Wanted:
-    config, reading, plan = device.config, device.reading, device.state.plan or {}
-    assert isinstance(config, BatteryDevice) and reading is not None
-    told_w = _told_w(device)
-    told_at = device.state.told_at
-    try:
-        found = step(
-            _limits(config),
-            Charge(
-                usoc=None if reading.soc is None else Decimal(str(reading.soc)),
+def _on_phases(
+    reaches: Sequence[_Reaching], phases: Phases, load_w: Decimal
+) -> Sequence[_Reaching]:
+    """End the reach of devices where a phase of theirs has no more room."""
+    connected = {one.device.name: _phases(one.device.ability) for one in reaches}
+    if not phases.limits or not any(connected.values()):
+        return reaches
+    bound = []
+    for one in reaches:
+        least_w, most_w = room(
+            connected[one.device.name],
+            phases.limits,
+            load_w=load_w,
+            of_phases=phases.count,
+            sharing=sharing(connected.values()),
+        )
+        bound.append(replace(one, reach=narrowed(one.reach, least_w, most_w)))
+    return bound
+
+
+def _phases(ability: Ability) -> tuple[Phase, ...]:
+    return () if isinstance(ability, Weekly) else ability.phases
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What the devices together have to deliver: within [low, high], at best `wanted_w`."""
+
+    low: int | None
+    high: int | None
+    wanted_w: int | None
+
+
+def _need(load_w: Decimal, envelope: Envelope, margin: Decimal) -> _Need:
+    """Return what keeps the limits, less the margin: load 4200 W, max_w 3000: at least 1200."""
+    return _Need(
+        None if envelope.max_w is None else ceil_w(load_w - envelope.max_w * (1 - margin)),
+        None if envelope.min_w is None else floor_w(load_w - envelope.min_w * (1 - margin)),
+        None if envelope.optimum_w is None else round(load_w - envelope.optimum_w),
+    )
+
+
+def _worst(envelope: Envelope) -> _Need:
+    """Assume the worst of a load that is not known.
+
+    Interpretation: under an import limit alone the load is as good as endless, and so is the
+    surplus under an export limit alone; under both nothing can be right, so devices rest, which
+    adds to neither.
+    """
+    if envelope.max_w is not None and envelope.min_w is None:
+        return _Need(_NOTHING_KNOWN_W, None, None)
+    if envelope.min_w is not None and envelope.max_w is None:
+        return _Need(None, -_NOTHING_KNOWN_W, None)
+    return _Need(None, None, None)
+
+
+def _residual(load_w: Decimal, delivered_w: int, envelope: Envelope) -> dict[str, int]:
+    """Return by how much the group stays beyond its limits, whoever of it is asked."""
+    import_w = load_w - delivered_w
+    over_import_w = 0 if envelope.max_w is None else max(ceil_w(import_w - envelope.max_w), 0)
+    over_export_w = 0 if envelope.min_w is None else max(ceil_w(envelope.min_w - import_w), 0)
+    return {
+        "net_load_w": round(load_w),
+        "net_import_w": round(import_w),
+        "over_import_w": over_import_w,
+        "over_export_w": over_export_w,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Reaching:
+    """A device, what it can be told now, and what the next step must know of it."""
+
+    device: Steered
+    reach: Reach
+    memory: dict[str, Any]
+
+
+def _reach(device: Steered, envelope: Envelope, now: datetime, wish_w: int | None) -> _Reaching:
+    """Return what a device can be told; with a wish of a plan that is what it rests at."""
+    plan, ability = device.state.plan or {}, device.ability
+    memory: dict[str, Any] = {}
+    assert not isinstance(ability, Weekly) and device.reading is not None
+    least_w, most_w, rest_w, bound_to = 0, 0, 0, 0
+    match ability:
+        case Storage(battery=battery):
+            charge = Charge(
+                usoc=None if device.reading.soc is None else Decimal(str(device.reading.soc)),
                 discharge_blocked=bool(plan.get("discharge_blocked")),
                 charge_blocked=bool(plan.get("charge_blocked")),
-            ),
-            replace(task, sustain_s=_sustain(envelope, config.min_sustain_s, now)),
-            last_w=told_w,
-            deadband_w=config.deadband_w,
-            may_reverse=told_at is None or now - told_at >= _DWELL,
-        )
-    except Malformed as fault:
-        return rest([device], f"its configuration cannot be meant: {fault}")[0]
-    return Wanted(
-        device=device,
-        command=Setpoint(power_w=found.setpoint_w),
-        plan={
-            "reason": reason,
-            "net_load_w": round(task.net_load_w - task.fuel_cell_w),
-            "over_import_w": found.residual_over_import_w,
-            "over_export_w": found.residual_over_export_w,
-            "discharge_blocked": found.discharge_blocked,
-            "charge_blocked": found.charge_blocked,
-        },
+            )
+            charge = rested(battery, charge)
+            most_w, charge_w = available(battery, charge, _sustain(envelope, ability, now))
+            least_w, bound_to = -charge_w, _bound(device, now)
+            memory = {
+                "discharge_blocked": charge.discharge_blocked,
+                "charge_blocked": charge.charge_blocked,
+            }
+        case Adjustable():
+            least_w, most_w, rest_w = ability.least_w, ability.most_w, ability.rest_w
+    if wish_w is not None and envelope.optimum_w is None:
+        rest_w = wish_w
+        memory["planned_w"] = wish_w
+    reach = Reach(
+        id=device.name,
+        priority=device.priority,
+        least_w=least_w,
+        most_w=most_w,
+        rest_w=rest_w,
+        running_w=_told_w(device),
+        deadband_w=ability.deadband_w,
+        bound_to=bound_to,
     )
+    seen = device.reading
+    return _Reaching(device, narrowed(reach, seen.least_w, seen.most_w), memory)
 
 
-def _limits(config: BatteryDevice) -> Battery:
-    return Battery(
-        capacity_wh=Decimal(config.capacity_wh),
-        max_charge_w=config.max_charge_w,
-        max_discharge_w=config.max_discharge_w,
-        soc_min=Decimal(str(config.soc_min)),
-        soc_max=Decimal(str(config.soc_max)),
-        soc_hyst=Decimal(str(config.soc_hyst)),
-        eff_charge=Decimal(str(config.eff_charge)),
-        eff_discharge=Decimal(str(config.eff_discharge)),
-    )
+def _bound(device: Steered, now: datetime) -> int:
+    """Return the direction that is to be kept: one is not left within a minute of taking it."""
+    plan = device.state.plan or {}
+    direction, since = plan.get("direction"), plan.get("direction_at")
+    if direction not in (-1, 1) or not isinstance(since, int | float):
+        return 0
+    return int(direction) if 0 <= now.timestamp() - since < _DWELL_S else 0
+
+
+def _turned(device: Steered, setpoint_w: Mapping[str, int], now: datetime) -> dict[str, Any]:
+    """Remember the direction told last, and since when."""
+    plan, power_w = device.state.plan or {}, setpoint_w[device.name]
+    direction = plan.get("direction", 0) if power_w == 0 else 1 if power_w > 0 else -1
+    since = plan.get("direction_at")
+    if direction != plan.get("direction") or since is None:
+        since = now.timestamp()
+    return {"direction": direction, "direction_at": since}
 
 
 def _usable(device: Steered, now: datetime) -> bool:
@@ -179,16 +314,13 @@ def _why_not(device: Steered) -> str:
     return device.reading.detail or "it cannot be dispatched"
 
 
-def _inside(limit_w: int | None, margin: Decimal) -> Decimal | None:
-    return None if limit_w is None else limit_w * (1 - margin)
-
-
-def _sustain(envelope: Envelope, least_s: int, now: datetime) -> Decimal:
+def _sustain(envelope: Envelope, ability: Storage, now: datetime) -> Decimal:
     """Return for how long (s) a setpoint must be holdable: until a timed limit ends.
 
     Counted in steps, so that a battery with little energy is not told a watt more each time.
     """
-    if envelope.end_at is None or envelope.reason not in _TIMED:
+    least_s = ability.sustain_s
+    if not ability.spread or envelope.end_at is None or envelope.reason not in _TIMED:
         return Decimal(least_s)
     left_s = math.ceil((envelope.end_at - now) / _SUSTAIN_STEP) * _SUSTAIN_STEP.total_seconds()
     return Decimal(max(least_s, round(left_s)))
@@ -201,33 +333,16 @@ def _load(
     envelope: Envelope,
     measured: Measured,
     now: datetime,
-) -> tuple[Decimal, Decimal, str]:
-    """Return the load without the usable batteries, what fuel cells take off it, and from what."""
+) -> tuple[Decimal, str]:
+    """Return the load that the usable devices have to carry, and from what it is known."""
     if measured.watts is None or measured.at_meter:
         delivered_w = sum((_output_w(d, measured.at) for d in usable), Decimal(0))
-        return (
-            (measured.watts or Decimal(0)) + delivered_w,
-            Decimal(0),
-            measured.detail or "measured by the meter",
-        )
+        load_w = (measured.watts or Decimal(0)) + delivered_w
+        return load_w, measured.detail or "measured by the meter"
     out_of_reach = [d for d in devices if d not in usable]
-    assumed_w = sum((_assumed_w(d, envelope) for d in out_of_reach), Decimal(0))
-    cells_w = sum((_cell_w(d, envelope, now) for d in cells), Decimal(0))
-    return measured.watts - assumed_w, cells_w, measured.detail or "that of the uncontrolled assets"
-
-
-def _worst(task: Task) -> Task:
-    """Assume the worst of a load that is not known.
-
-    Interpretation: under an import limit alone the load is as good as endless, and so is the
-    surplus under an export limit alone; under both nothing can be right, so the battery rests,
-    which adds to neither.
-    """
-    if task.import_limit_w is not None and task.export_limit_w is None:
-        return replace(task, net_load_w=_NOTHING_KNOWN_W, optimum_w=None)
-    if task.export_limit_w is not None and task.import_limit_w is None:
-        return replace(task, net_load_w=-_NOTHING_KNOWN_W, optimum_w=None)
-    return Task(net_load_w=Decimal(0))
+    others_w = sum((_assumed_w(d, envelope) for d in out_of_reach), Decimal(0))
+    others_w += sum((_cell_w(d, envelope, now) for d in cells), Decimal(0))
+    return measured.watts - others_w, measured.detail or "that of the uncontrolled assets"
 
 
 def _output_w(device: Steered, at: datetime | None) -> Decimal:
@@ -247,10 +362,17 @@ def _told_w(device: Steered) -> int | None:
 
 
 def _assumed_w(device: Steered, envelope: Envelope) -> Decimal:
-    """Return what a battery out of reach delivers: it keeps its setpoint where that is worse."""
-    told_w = _told_w(device) or 0
-    harmful = envelope.min_w is not None if told_w > 0 else envelope.max_w is not None
-    return Decimal(told_w if harmful else 0)
+    """Return what a device out of reach delivers: what it was told, or left to itself, does.
+
+    Of the two the worse for the limits; under both the one that it was told.
+    """
+    ability, told_w = device.ability, _told_w(device)
+    rest_w = ability.rest_w if isinstance(ability, Adjustable) else 0
+    if told_w is None:
+        return Decimal(rest_w)
+    if envelope.min_w is None:
+        return Decimal(min(told_w, rest_w))
+    return Decimal(told_w if envelope.max_w is not None else max(told_w, rest_w))
 
 
 def _cell_w(device: Steered, envelope: Envelope, now: datetime) -> Decimal:

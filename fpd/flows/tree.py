@@ -18,15 +18,17 @@ from typing import Any
 import msgspec
 import structlog
 
+from fpd import adapters
 from fpd.adapters.device import Command, Profile, Setpoint
-from fpd.config import BluegenDevice
+from fpd.domain.control.ability import Weekly
 from fpd.domain.control.caps import tick_of
-from fpd.domain.control.ticks import Anchor, Week
+from fpd.domain.control.ticks import Week
 from fpd.domain.forecast import Envelope
 from fpd.flows import announcing
 from fpd.flows.context import Context
 from fpd.flows.device_rules import command_of
 from fpd.flows.limits import Limits
+from fpd.flows.planned import Planned, Plans, compact
 from fpd.mqtt import discovery, topics
 from fpd.store import overview
 from fpd.store import tree as store
@@ -48,6 +50,7 @@ class States:
     groups: list[store.Group]
     limits: Mapping[int, Envelope]
     power: Mapping[int, Measured]
+    plans: Mapping[int, Planned]
     devices: list[store.Device]
     peers: list[store.Peer]
 
@@ -59,6 +62,8 @@ class Tree:
         """Listen for Home Assistant, if it is to be told anything."""
         self._context = context
         self._limits = Limits()
+        self._plans = Plans()
+        self._written: dict[int, tuple[int, bytes]] = {}  # by group: which plan, and as what
         self._known: dict[str, bytes] | None = None
         self._births = 0  # of Home Assistant
         self._restated = (0, 0)  # after which birth and connection
@@ -100,10 +105,11 @@ class Tree:
                 groups=[_decided(group, limits) for group in await store.groups(conn)],
                 limits=limits,
                 power=await overview.measured(conn, user_id=None, now=now),
+                plans=await self._plans.look(conn),
                 devices=await store.devices(conn, names=[d.name for d in context.config.devices]),
                 peers=await store.peers(conn),
             )
-        wanted = await _documents(context, states, now)
+        wanted = await _documents(context, states, now) | self._planned(states.plans)
         changed = {topic: doc for topic, doc in wanted.items() if known.get(topic) != doc}
         gone = known.keys() - wanted.keys()
         self._known = None  # until it is sure what the database has
@@ -127,6 +133,20 @@ class Tree:
         if restated:
             log.info("tree.restated", topics=restated)
         return bool(changed or gone or restated)
+
+    def _planned(self, plans: Mapping[int, Planned]) -> dict[str, bytes]:
+        """Return the groups' plans; each is written once."""
+        instance, before = self._context.config.mqtt.instance, self._written
+        self._written = {
+            group_id: before[group_id]
+            if before.get(group_id, (0, b""))[0] == plan.row.id
+            else (plan.row.id, _encode(compact(plan)))
+            for group_id, plan in plans.items()
+        }
+        return {
+            topics.plan(instance, group_id): document
+            for group_id, (_, document) in self._written.items()
+        }
 
 
 def _decided(group: store.Group, limits: Mapping[int, Envelope]) -> store.Group:
@@ -170,9 +190,9 @@ def _all(
     """Return (kind, key, name, model, document) of everything there is."""
     fresh = now - timedelta(seconds=context.config.measurements.hold_s)
     weeks = {
-        d.name: Week(Anchor(d.week_anchor))
-        for d in context.config.devices
-        if isinstance(d, BluegenDevice)
+        device.name: ability.week
+        for device in context.config.devices
+        if isinstance(ability := adapters.ability(device), Weekly)
     }
     for group in states.groups:
         power = states.power.get(group.id)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from fpd.domain.control.caps import tick_of
 from fpd.flows.context import Context
 from fpd.store import (
+    compliance,
     control,
     corrections,
     devices,
@@ -13,8 +15,10 @@ from fpd.store import (
     forecasts,
     inbox,
     instructions,
+    load_history,
     outbox,
     parts,
+    plans,
     refusals,
     segments,
     streams,
@@ -40,7 +44,11 @@ async def step(context: Context) -> bool:
         await instructions.forget(conn, before=ago(keep.messages_days))
         await events.forget(conn, before=ago(keep.events_days))
         await devices.forget_commands(conn, before=ago(keep.control_days))
+        await compliance.forget(conn, before=ago(keep.control_days))
         await control.forget_envelopes(conn, before=ago(keep.control_days))
+        await plans.forget(conn, before=ago(keep.plans_days))
+        weeks = context.config.control.load_history_weeks + 1
+        await load_history.forget(conn, before_tick=tick_of(ago(7 * weeks)))
         await forecasts.forget(conn, before=ago(keep.forecasts_days))
         await refusals.forget(conn, before=ago(keep.messages_days))
         doubtful = now - timedelta(seconds=measurements.correction_window_s) - _SLACK

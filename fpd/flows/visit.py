@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -19,12 +20,13 @@ from fpd.adapters.device import (
     Command,
     DeviceFault,
     Excluded,
+    Memory,
     Release,
     Result,
     Setpoint,
     Unreachable,
 )
-from fpd.config import BatteryDevice, BluegenDevice
+from fpd.config import Device
 from fpd.errors import Unavailable
 from fpd.flows import device_rules as rules
 from fpd.flows import readings
@@ -43,14 +45,18 @@ class LostLease(Exception):
 
 
 class Visit:
-    """`state` is what is known so far; `seen` the row as it was claimed."""
+    """`state` is what is known so far; `seen` the row as it was claimed.
+
+    `told` is called when the device has taken a command, whatever becomes of the database.
+    """
 
     def __init__(
         self,
         context: Context,
-        device: BluegenDevice | BatteryDevice,
+        device: Device,
         adapter: Adapter,
         seen: DeviceState,
+        told: Callable[[Command, Memory], None] = lambda command, memory: None,
     ) -> None:
         self._context = context
         self._device = device
@@ -58,6 +64,7 @@ class Visit:
         self._seen = seen
         self._state = seen
         self._told_health = seen.health
+        self._told = told
 
     async def run(self) -> None:
         """Visit the device. Raises Unavailable when the database is away."""
@@ -105,10 +112,14 @@ class Visit:
         await self._write(change, wake=False)
         await readings.keep(self._context, self._device, reading.samples)
         await self._wake()
+        self._context.metrics.discarded.labels(self._device.name).inc(reading.discarded)
         self._context.metrics.device_reading_at.labels(self._device.name).set(
             reading.at.timestamp()
         )
-        # After an absence, the device's or ours, control decides anew before anything is told.
+        # After an absence, the device's or ours, control decides anew before anything is told;
+        # to let go takes no decision.
+        if isinstance(rules.command_of(self._state.wanted), Release):
+            return True
         return not (was_away or self._decision_is_old(self._context.clock()))
 
     async def _tell(self, now: datetime) -> None:
@@ -126,6 +137,7 @@ class Visit:
         else:
             now = self._context.clock()
             change = rules.after_outcome(self._state, outcome, adapter=self._adapter, now=now)
+            self._told(command, outcome.memory)
             result = outcome.result
         self._context.metrics.commands.labels(self._device.name, str(result)).inc()
         log.info(

@@ -30,6 +30,11 @@ def tree(instance: str, kind: str, key: str) -> str:
     return f"fpd/{instance}/{kind}/{_UNFIT.sub(lambda found: f'%{ord(found[0]):02X}', key)}"
 
 
+def plan(instance: str, group_id: int) -> str:
+    """Return the topic of the plan of a group."""
+    return f"{tree(instance, 'group', str(group_id))}/plan"
+
+
 def stream(topic: str) -> StreamKey | None:
     """Return the stream that a topic's datum belong to, None when it is not a datum topic."""
     found = _DATUM.fullmatch(topic)

@@ -53,6 +53,8 @@ class BatteryQuirks(Quirks, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     null: Annotated[tuple[str, ...], Meta(description="status fields that are null")] = ()
     blank_key: Annotated[bool, Meta(description='write "Pac total_W", as in the seed')] = False
     frozen: Annotated[bool, Meta(description="the status stands still, Timestamp included")] = False
+    clock_off_s: Annotated[float, Meta(description="how far Timestamp is off, s")] = 0.0
+    no_discharge: Annotated[bool, Meta(description="dischargeNotAllowed (not on v1 alone)")] = False
     not_installed: Annotated[bool, Meta(description="IsSystemInstalled is 0")] = False
     off: Annotated[bool, Meta(description="inverter not running: Fac, Uac and power are 0")] = False
     derated_w: Annotated[
@@ -291,7 +293,7 @@ class Battery(Simulator[BatteryQuirks]):
             "Production_W": round(quirks.production_w),
             # A silent reserve: what is left for the user is not what is left.
             "RSOC": round(_RESERVE_PERCENT + soc * (1 - _RESERVE_PERCENT / 100)),
-            "Timestamp": self._timestamp(self.clock()),
+            "Timestamp": self._timestamp(self.clock() + timedelta(seconds=quirks.clock_off_s)),
             "USOC": round(soc),
             "Uac": 0 if quirks.off else 231,
             "Ubat": 52,
@@ -305,6 +307,7 @@ class Battery(Simulator[BatteryQuirks]):
             "BatteryCharging": watts < -self.options.idle_w,
             "BatteryDischarging": watts > 0,
             "OperatingMode": self._mode,
+            "dischargeNotAllowed": quirks.no_discharge,
             "SystemStatus": "OffGrid" if quirks.off else "OnGrid",
             # Twice too high on real firmware as well.
             "RemainingCapacity_Wh": round(self._pack.energy_wh * 2),

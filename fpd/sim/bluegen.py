@@ -37,9 +37,13 @@ class BlueGenOptions(Options):
     maxpower: float = option(1500.0, "greatest power of a unit, W")
     slew_up: float = option(133.333, "how fast power may rise, W per minute")
     slew_dn: float = option(133.333, "how fast power may fall, W per minute")
-    week_anchor: Literal["MON", "SUN", "THU"] = option("MON", "day that begins a profile's week")
+    week_anchor: Literal["MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"] = option(
+        "MON", "day that begins a profile's week"
+    )
     week_tz: str = option("UTC", "the zone in which that day begins")
-    profile_semantics: Literal["step", "linear"] = option("step", "hold points or draw lines")
+    profile_semantics: Literal["step", "step_lag", "linear"] = option(
+        "step", "hold points, move to them during their tick, or draw lines"
+    )
     activation_delay_s: float = option(900.0, "from storing a profile to running it")
     sample_period_s: float = option(300.0, "how often a unit reports")
     report_delay_s: float = option(30.0, "until a report can be read")
@@ -77,6 +81,26 @@ class BlueGenQuirks(Quirks, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = "circular"
     create_assigns: Annotated[
         bool, Meta(description="unit_id in a profile request also assigns the profile")
+    ] = False
+    delivery_lost: Annotated[
+        bool, Meta(description="what is stored and assigned never reaches a unit")
+    ] = False
+    spoil: Annotated[
+        dict[Literal["current", "acc"], dict[Literal["power", "gas"], Any]],
+        Meta(description="values that cannot be true, e.g. {current: {power: NaN or -5 or 9e9}}"),
+    ] = msgspec.field(default_factory=dict)
+    date_skew_s: Annotated[float, Meta(description="the Date header is this far off, seconds")] = (
+        0.0
+    )
+    naughty_ip: Annotated[bool, Meta(description="logins are refused from your address")] = False
+    plain_refused: Annotated[
+        bool, Meta(description="only an encrypted password is taken at login")
+    ] = False
+    pubkey_form: Annotated[
+        Literal["pem", "der"], Meta(description="what the public key is in, before base64")
+    ] = "pem"
+    ok_text: Annotated[
+        bool, Meta(description="writes are answered by the text 200 Ok, not by an empty body")
     ] = False
     frozen_data: Annotated[bool, Meta(description="no new reports reach the database")] = False
     numbers: Annotated[Literal["string", "number"], Meta(description="how numbers are written")] = (
@@ -118,12 +142,18 @@ class BlueGen(Simulator[BlueGenQuirks]):
             for number, unit_id in enumerate(options.unit)
         }
         self._frozen_at: datetime | None = None
-        self._doors = (*UnitDoors(self).routes(), *ProfileDoors(self).routes())
+        self._profile_doors = ProfileDoors(self)
+        self._doors = (*UnitDoors(self).routes(), *self._profile_doors.routes())
         self.actions = {
             "expire_tokens": self._expire_tokens,
             "unlock": self._unlock,
             "rotate_pubkey": self._rotate_pubkey,
+            "suspend": self._suspend,
+            "assign_foreign": self._assign_foreign,
         }
+
+    def told_time(self) -> datetime:
+        return self.clock() + timedelta(seconds=self.quirks.date_skew_s)
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
         return (
@@ -260,7 +290,13 @@ class BlueGen(Simulator[BlueGenQuirks]):
 
     async def _login(self, request: web.Request) -> web.Response:
         given = await json_body(request)
-        token = self.account.login(given.get("username"), given.get("password"))
+        if self.quirks.naughty_ip:
+            raise no("Naughty IP")
+        token = self.account.login(
+            given.get("username"),
+            given.get("password"),
+            plain_allowed=not self.quirks.plain_refused,
+        )
         last = "lastlogin" if self.quirks.other_spelling else "last_login"
         return reply(
             {
@@ -274,7 +310,7 @@ class BlueGen(Simulator[BlueGenQuirks]):
         )
 
     async def _pubkey(self, request: web.Request) -> web.Response:
-        key = self.account.public_key()
+        key = self.account.public_key(self.quirks.pubkey_form)
         issued_on = self.account.issued_on
         return reply({"pubkey": key, "issuedon": self.timestamp(issued_on) if issued_on else ""})
 
@@ -292,3 +328,13 @@ class BlueGen(Simulator[BlueGenQuirks]):
     async def _rotate_pubkey(self, command: dict[str, Any]) -> dict[str, Any]:
         self.account.rotate_key()
         return {}
+
+    async def _suspend(self, command: dict[str, Any]) -> dict[str, Any]:
+        self.account.suspend()
+        self.account.expire_tokens()
+        return {}
+
+    async def _assign_foreign(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Somebody else makes a flat profile and assigns it: {"unit": id, "power": W}."""
+        unit = self.unit(str(command.get("unit", next(iter(self._units)))))
+        return {"pid": self._profile_doors.assign_foreign(unit, float(command.get("power", 1450)))}

@@ -6,7 +6,7 @@ import base64
 import hmac
 import secrets
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from cryptography.hazmat.primitives import serialization
@@ -52,18 +52,22 @@ class Account:
         if quota and self._requests > quota:
             raise no("Number of requests per day exceeded")
 
-    def login(self, username: Any, password: Any) -> str:
+    def login(self, username: Any, password: Any, *, plain_allowed: bool = True) -> str:
         """Return a token, valid for an hour unless configured otherwise."""
         if self._failures >= _SUSPENDED_AFTER:
             raise no("Account suspended")
         if self._failures >= _ATTEMPTS:
             self._failures += 1
             raise no("Too many attempts")
-        if username != self._username or not self._is_password(password):
+        if username != self._username or not self._is_password(password, plain_allowed):
             self._failures += 1
             raise no("Bad Credentials")
         self._failures = 0
         return self._issue()
+
+    def suspend(self) -> None:
+        """Refuse every login until unlocked."""
+        self._failures = _SUSPENDED_AFTER
 
     def unlock(self) -> None:
         """Forget failed logins."""
@@ -85,16 +89,12 @@ class Account:
         if self._clock().timestamp() >= claims["exp"]:
             raise no("Bad Token")
 
-    def public_key(self) -> str:
-        """Return the key to encrypt the password with: base64 of a PEM."""
-        pem = (
-            self._private_key()
-            .public_key()
-            .public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-        )
-        return base64.b64encode(pem).decode()
+    def public_key(self, form: Literal["pem", "der"] = "pem") -> str:
+        """Return the key to encrypt the password with: base64 of a PEM or DER."""
+        encoding = serialization.Encoding.PEM if form == "pem" else serialization.Encoding.DER
+        key = self._private_key().public_key()
+        raw = key.public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return base64.b64encode(raw).decode()
 
     def rotate_key(self) -> None:
         """Make a new key pair at the next request for it; passwords encrypted before are void."""
@@ -106,12 +106,13 @@ class Account:
             self._issued_on = self._clock()
         return self._key
 
-    def _is_password(self, given: Any) -> bool:
+    def _is_password(self, given: Any, plain_allowed: bool) -> bool:
         if not isinstance(given, str):
             return False
+        plain = [given.encode()] if plain_allowed else []
         return any(
             hmac.compare_digest(candidate, self._password.encode())
-            for candidate in (given.encode(), *self._decrypted(given))
+            for candidate in (*plain, *self._decrypted(given))
         )
 
     def _decrypted(self, given: str) -> list[bytes]:

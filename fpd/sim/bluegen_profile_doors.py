@@ -9,7 +9,7 @@ from aiohttp import web
 
 from fpd.sim.answers import reply
 from fpd.sim.bluegen_errors import no
-from fpd.sim.bluegen_profiles import Point, Profile, edited, refuse_unfit, without_range
+from fpd.sim.bluegen_profiles import TICKS, Point, Profile, edited, refuse_unfit, without_range
 from fpd.sim.bluegen_requests import json_body
 from fpd.sim.bluegen_unit import Unit
 
@@ -86,14 +86,14 @@ class ProfileDoors:
             body.get("name", profile.name),
             body.get("description", profile.description),
         )
-        return web.Response()
+        return self._ok()
 
     async def _delete(self, request: web.Request) -> web.Response:
         profile = self._profile(request)
         if self._using(profile):
             raise no("ProfileInUse")
         self._service.profiles.delete(profile)
-        return web.Response()
+        return self._ok()
 
     async def _replace_points(self, request: web.Request) -> web.Response:
         profile, body = self._profile(request), await json_body(request)
@@ -105,7 +105,7 @@ class ProfileDoors:
             self._refuse_unfit(points)
         profile = self._store(profile, points)
         self._assign_if_so(unit, profile)
-        return web.Response()
+        return self._ok()
 
     async def _edit_point(self, request: web.Request) -> web.Response:
         profile = self._profile(request)
@@ -113,12 +113,12 @@ class ProfileDoors:
         if self._using(profile):
             self._refuse_unfit(points)
         self._store(profile, points)
-        return web.Response()
+        return self._ok()
 
     async def _delete_range(self, request: web.Request) -> web.Response:
         profile, ends = self._profile(request), request.match_info
         self._store(profile, without_range(profile, ends["first"], ends["last"]))
-        return web.Response()
+        return self._ok()
 
     async def _assigned(self, request: web.Request) -> web.Response:
         unit = self._service.unit(request.match_info["unit"])
@@ -133,7 +133,10 @@ class ProfileDoors:
             raise no("No profile points")
         self._refuse_unfit(profile.points)
         self._assign_to(unit, profile)
-        return web.Response()
+        return self._ok()
+
+    def _ok(self) -> web.Response:
+        return web.Response(text="200 Ok" if self._service.quirks.ok_text else None)
 
     def _named_unit(self, body: dict[str, Any]) -> Unit | None:
         unit_id = body.get("unit_id")
@@ -146,7 +149,7 @@ class ProfileDoors:
     def _store(self, profile: Profile, points: tuple[Point, ...]) -> Profile:
         stored = self._service.profiles.replace_points(profile, points)
         for unit in self._using(stored):
-            unit.deliver(points, self._service.clock())
+            self._deliver(unit, points)
         return stored
 
     def _assign_if_so(self, unit: Unit | None, profile: Profile) -> None:
@@ -156,4 +159,17 @@ class ProfileDoors:
     def _assign_to(self, unit: Unit, profile: Profile) -> None:
         now = self._service.clock()
         unit.profile_id, unit.assigned_at = profile.id, now
-        unit.deliver(profile.points, now)
+        self._deliver(unit, profile.points)
+
+    def _deliver(self, unit: Unit, points: tuple[Point, ...]) -> None:
+        if not self._service.quirks.delivery_lost:
+            unit.deliver(points, self._service.clock())
+
+    def assign_foreign(self, unit: Unit, power_w: float) -> int:
+        """Make a flat profile as somebody else would, assign it, and return its id."""
+        profiles = self._service.profiles
+        given = [{"tick": 0, "power": power_w}, {"tick": TICKS - 1, "power": power_w}]
+        name = f"somebody else's {len(list(profiles)) + 1}"
+        profile = profiles.create(name, "", profiles.read_points(given))
+        self._assign_to(unit, profile)
+        return profile.id

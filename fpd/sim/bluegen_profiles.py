@@ -22,7 +22,10 @@ MINUTES_PER_TICK = 15
 _PER_DAY = 96
 
 RampCheck = Literal["off", "plain", "circular"]
-_WEEKDAY: Mapping[str, int] = {"MON": 0, "THU": 3, "SUN": 6}
+WeekAnchor = Literal["MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"]
+_WEEKDAY: Mapping[str, int] = {
+    day: number for number, day in enumerate(("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,9 @@ class Limits:
 class Week:
     """How profiles are read: the day and zone in which tick 0 lies, and the line between points."""
 
-    anchor: Literal["MON", "SUN", "THU"] = "MON"
+    anchor: WeekAnchor = "MON"
     zone: ZoneInfo = field(default_factory=lambda: ZoneInfo("UTC"))
-    semantics: Literal["step", "linear"] = "step"
+    semantics: Literal["step", "step_lag", "linear"] = "step"
 
     def position(self, instant: datetime) -> float:
         """Return the place of `instant` in the week, in ticks (0 <= position < 672)."""
@@ -74,6 +77,10 @@ class Week:
         before = points[index]
         if self.semantics == "step" or len(points) == 1:
             return before.power_w
+        if self.semantics == "step_lag":
+            earlier_w = points[index - 1].power_w
+            share = min((position - before.tick) % TICKS, 1.0)
+            return earlier_w + share * (before.power_w - earlier_w)
         after = points[(index + 1) % len(points)]
         span = (after.tick - before.tick) % TICKS
         share = ((position - before.tick) % TICKS) / span

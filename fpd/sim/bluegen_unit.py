@@ -110,7 +110,7 @@ class Unit:
             _EPOCH + timedelta(seconds=next_sample),
         ]
         steady = self.output_w == self._target_w(self._at, orders)
-        if not steady or self._character.week.semantics == "linear":
+        if not steady or self._character.week.semantics != "step":
             step_s = _STEP_S / min(self._character.speed, _STEP_S)
             candidates.append(self._at + timedelta(seconds=step_s))
         if self._deliveries:

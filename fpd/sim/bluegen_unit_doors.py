@@ -89,20 +89,24 @@ class UnitDoors:
 
     async def _current(self, request: web.Request) -> web.Response:
         sample = self._service.reported(self._unit(request))[-1]
-        return reply({"current": self._shown(sample.at, sample.power_w, sample.gas_slm)})
+        return reply({"current": self._shown(sample.at, sample.power_w, sample.gas_slm, "current")})
 
     async def _accumulated(self, request: web.Request) -> web.Response:
         sample = self._service.accumulated(self._unit(request))
-        shown = self._shown(sample.accumulated_at, sample.energy_kwh, sample.gas_m3)
+        shown = self._shown(sample.accumulated_at, sample.energy_kwh, sample.gas_m3, "acc")
         return reply({"acc": shown})
 
-    def _shown(self, at: datetime, power: float, gas: float) -> dict[str, Any]:
+    def _shown(self, at: datetime, power: float, gas: float, of: str = "") -> dict[str, Any]:
+        spoilt: dict[str, Any] = {}
+        for door, values in self._service.quirks.spoil.items():
+            spoilt.update({key: value for key, value in values.items() if door == of})
         return {
             "when" if self._service.quirks.other_spelling else "timestamp": (
                 self._service.timestamp(at)
             ),
             "power": self._service.number(power, ".6f"),
             "gas": self._service.number(gas, ".6f"),
+            **spoilt,
         }
 
     async def _unit_version(self, request: web.Request) -> web.Response:

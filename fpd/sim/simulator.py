@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -101,6 +103,7 @@ class Simulator(Generic[Q]):
 
     async def start(self) -> str:
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._remember])
+        app.on_response_prepare.append(self._date)
         app.add_routes(control_door.routes(self))
         app.add_routes(self.routes())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -109,6 +112,13 @@ class Simulator(Generic[Q]):
         self.url = f"http://{self._host}:{self._port}"
         await self.begin()
         return self.url
+
+    def told_time(self) -> datetime:
+        """Return what the Date header says."""
+        return self.clock()
+
+    async def _date(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Date"] = format_datetime(self.told_time().astimezone(UTC), usegmt=True)
 
     async def stop(self) -> None:
         self._closing.set()

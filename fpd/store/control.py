@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,7 +17,10 @@ _RECENT = timedelta(days=1)
 
 
 async def enrol(conn: AsyncConnection, *, now: datetime) -> None:
-    """Put every group that has an asset with a device under control."""
+    """Put every group that has an asset with a device, or a meter, under control.
+
+    Who has a meter is measured against what is in force, so that has to be known.
+    """
     await conn.execute(
         """
         insert into control_due (group_id, due_at)
@@ -25,6 +28,11 @@ async def enrol(conn: AsyncConnection, *, now: datetime) -> None:
           from asset as a
          where a.control is not null and a.control ->> 'device' is not null
            and not exists (select from control_due as c where c.group_id = a.group_id)
+         union
+        select g.id, %(now)s::timestamptz
+          from capacity_group as g
+         where g.control ->> 'meter' is not null
+           and not exists (select from control_due as c where c.group_id = g.id)
             on conflict do nothing
         """,
         {"now": now},
@@ -44,7 +52,7 @@ class DueGroup:
 
 
 async def claim(
-    conn: AsyncConnection, *, now: datetime, lease: timedelta, limit: int
+    conn: AsyncConnection, *, holder: str, now: datetime, lease: timedelta, limit: int
 ) -> list[DueGroup]:
     """Take at most `limit` due groups until the lease ends, longest overdue first.
 
@@ -64,7 +72,7 @@ async def claim(
                for update skip locked
         ), taken as (
             update control_due as c
-               set leased_until = %(until)s, due_at = %(until)s
+               set leased_until = %(until)s, due_at = %(until)s, leased_by = %(holder)s
               from due
              where c.group_id = due.group_id
             returning c.group_id
@@ -79,7 +87,7 @@ async def claim(
           left join peer as co on co.id = g.optimizer_id
          order by g.id
         """,
-        {"now": now, "until": now + lease, "limit": limit},
+        {"holder": holder, "now": now, "until": now + lease, "limit": limit},
     )
     return await cursor.fetchall()
 
@@ -183,7 +191,10 @@ async def latest(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvelopeRow:
-    """What a group may do from `from_at` on, W, into the group positive; None: no limit."""
+    """What a group may do from `from_at` on, W, into the group positive; None: no limit.
+
+    `phases`: limits of single phases, each `phase`, `min_w` and `max_w`.
+    """
 
     group_id: int
     from_at: datetime
@@ -192,6 +203,7 @@ class EnvelopeRow:
     optimum_w: int | None
     reason: str
     forecast_ids: Sequence[int]
+    phases: Sequence[Mapping[str, Any]] = field(default_factory=list)
     id: int = 0
 
     def says_the_same(self, other: EnvelopeRow) -> bool:
@@ -207,7 +219,8 @@ async def newest_envelopes(
     await cursor.execute(
         """
         select distinct on (group_id)
-               id, group_id, from_at, min_w, max_w, optimum_w, reason, forecast_ids
+               id, group_id, from_at, min_w, max_w, optimum_w, reason, forecast_ids,
+               phases
           from envelope
          where group_id = any(%s)
          order by group_id, from_at desc, id desc
@@ -221,11 +234,13 @@ async def append_envelopes(conn: AsyncConnection, rows: Sequence[EnvelopeRow]) -
     """Add envelopes and return their ids by group."""
     cursor = await conn.execute(
         """
-        insert into envelope (group_id, from_at, min_w, max_w, optimum_w, reason, forecast_ids)
-        select e.group_id, e.from_at, e.min_w, e.max_w, e.optimum_w, e.reason, e.forecast_ids
+        insert into envelope (group_id, from_at, min_w, max_w, optimum_w, reason, forecast_ids,
+                              phases)
+        select e.group_id, e.from_at, e.min_w, e.max_w, e.optimum_w, e.reason, e.forecast_ids,
+               e.phases
           from jsonb_to_recordset(%s)
                as e (group_id bigint, from_at timestamptz, min_w bigint, max_w bigint,
-                     optimum_w bigint, reason text, forecast_ids bigint[])
+                     optimum_w bigint, reason text, forecast_ids bigint[], phases jsonb)
         returning group_id, id
         """,
         (
@@ -239,6 +254,7 @@ async def append_envelopes(conn: AsyncConnection, rows: Sequence[EnvelopeRow]) -
                         "optimum_w": row.optimum_w,
                         "reason": row.reason,
                         "forecast_ids": list(row.forecast_ids),
+                        "phases": list(row.phases),
                     }
                     for row in rows
                 ]

@@ -72,7 +72,7 @@ async def enrol(
 
 
 async def claim(
-    conn: AsyncConnection, *, leases: Mapping[str, datetime], now: datetime
+    conn: AsyncConnection, *, leases: Mapping[str, datetime], holder: str, now: datetime
 ) -> list[DeviceState]:
     """Take those of the named devices that are due and nobody else's, each until its time."""
     cursor = conn.cursor(row_factory=class_row(DeviceState))
@@ -89,7 +89,7 @@ async def claim(
                for update of d skip locked
         )
         update device_state as d
-           set leased_until = due.until
+           set leased_until = due.until, leased_by = %(holder)s
           from due
          where d.name = due.name
         returning d.name, d.health, d.detail, d.reading, d.reading_at, d.wanted, d.wanted_at,
@@ -97,9 +97,54 @@ async def claim(
                   d.confirmed_at, d.attempts, d.failures, d.memory, d.due_at, d.command_due_at,
                   d.leased_until
         """,
-        {"names": list(leases), "untils": list(leases.values()), "now": now},
+        {
+            "names": list(leases),
+            "untils": list(leases.values()),
+            "holder": holder,
+            "now": now,
+        },
     )
     return await cursor.fetchall()
+
+
+async def seize(
+    conn: AsyncConnection, *, name: str, until: datetime, now: datetime
+) -> DeviceState | None:
+    """Take a device that nobody has, due or not; None if somebody has it."""
+    cursor = conn.cursor(row_factory=class_row(DeviceState))
+    await cursor.execute(
+        """
+        update device_state
+           set leased_until = %(until)s
+         where name = %(name)s and (leased_until is null or leased_until <= %(now)s)
+        returning name, health, detail, reading, reading_at, wanted, wanted_at, plan, group_id,
+                  envelope_id, told, told_at, confirmed, confirmed_at, attempts, failures, memory,
+                  due_at, command_due_at, leased_until
+        """,
+        {"name": name, "until": until, "now": now},
+    )
+    return await cursor.fetchone()
+
+
+async def let_go(conn: AsyncConnection, state: DeviceState) -> None:
+    """Give back what was taken, unless the lease has ended and somebody else has it."""
+    await conn.execute(
+        "update device_state set leased_until = null where name = %s and leased_until = %s",
+        (state.name, state.leased_until),
+    )
+
+
+async def look_now(conn: AsyncConnection, *, names: Sequence[str], now: datetime) -> None:
+    """Have devices read now, and told what they are wanted to do if that waits."""
+    await conn.execute(
+        """
+        update device_state
+           set due_at = %(now)s, failures = 0, attempts = 0,
+               command_due_at = case when command_due_at is not null then %(now)s end
+         where name = any(%(names)s)
+        """,
+        {"names": list(names), "now": now},
+    )
 
 
 async def load(conn: AsyncConnection, *, names: Sequence[str]) -> dict[str, DeviceState]:
@@ -262,6 +307,34 @@ async def want(conn: AsyncConnection, wishes: Sequence[Wish], *, now: datetime) 
             ),
         },
     )
+
+
+async def send_home(
+    conn: AsyncConnection,
+    *,
+    names: Sequence[str],
+    wanted: Mapping[str, Any],
+    why: str,
+    every: bool,
+    now: datetime,
+) -> list[str]:
+    """Want the devices at rest, due at once; return which.
+
+    Unless `every`, only those that something else was wanted of, or that may not have heard it.
+    """
+    cursor = await conn.execute(
+        """
+        update device_state
+           set wanted = %(wanted)s, wanted_at = %(now)s, command_due_at = %(now)s, attempts = 0,
+               plan = jsonb_build_object('reason', %(why)s::text)
+         where name = any(%(names)s)
+           and (%(every)s or wanted ->> 'kind' <> 'release' or told ->> 'kind' <> 'release'
+                or (failures > 0 and told is not null))
+        returning name
+        """,
+        {"names": list(names), "wanted": _json(wanted), "why": why, "every": every, "now": now},
+    )
+    return sorted(row[0] for row in await cursor.fetchall())
 
 
 async def orphans(conn: AsyncConnection, *, names: Sequence[str]) -> list[str]:

@@ -71,7 +71,7 @@ async def group(conn: AsyncConnection, *, user_id: int | None, group_id: int) ->
 class Held:
     """What the group might do from `from_at` until the next envelope began, None: it holds still.
 
-    W, into the group positive; None is no limit.
+    W, into the group positive; None is no limit. `phases` as in `fpd.store.control.EnvelopeRow`.
     """
 
     id: int
@@ -82,6 +82,7 @@ class Held:
     optimum_w: int | None
     reason: str
     forecast_ids: Sequence[int]
+    phases: Sequence[Mapping[str, Any]]
 
 
 async def envelopes(
@@ -101,7 +102,7 @@ async def envelopes(
     await cursor.execute(
         """
         select e.id, e.from_at, next.from_at as until_at, e.min_w, e.max_w, e.optimum_w, e.reason,
-               e.forecast_ids
+               e.forecast_ids, e.phases
           from envelope as e
           left join lateral (select n.from_at
                                from envelope as n
@@ -137,7 +138,7 @@ async def envelope_at(conn: AsyncConnection, *, group_id: int, at: datetime) -> 
              order by from_at desc, id desc
              limit 1
         )
-        select id, from_at, min_w, max_w, optimum_w, reason, forecast_ids,
+        select id, from_at, min_w, max_w, optimum_w, reason, forecast_ids, phases,
                (select n.from_at
                   from envelope as n
                  where n.group_id = held.group_id and (n.from_at, n.id) > (held.from_at, held.id)

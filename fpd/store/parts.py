@@ -185,7 +185,8 @@ _SUMMED: Final = f"""
       left join lateral (
            select p.before_at, p.before_value, p.bridge
              from measured_part as p
-            where not b.is_known and p.asset_id = b.asset_id and p.kind = b.kind
+            where not b.is_known and b.kind = 'a'  -- of values the last reading says all
+              and p.asset_id = b.asset_id and p.kind = b.kind
               and p.property = b.property and p.stream_id = b.stream_id
               and p.start_at < b.start_at
             order by p.start_at desc limit 1) as q on true

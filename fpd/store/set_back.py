@@ -11,6 +11,8 @@ _DUE = {
     "lane": ("due_at", "due_at < 'infinity'"),
     "unreachable": ("due_at", "true"),
     "control_due": ("due_at", "true"),
+    "compliance_due": ("due_at", "true"),
+    "plan_due": ("due_at", "true"),
     "device_state": ("due_at", "true"),
     "device_state.command": ("command_due_at", "true"),
     "peer": ("handshake_due_at", "true"),
@@ -18,6 +20,8 @@ _DUE = {
 _LEASED = (
     "lane",
     "control_due",
+    "compliance_due",
+    "plan_due",
     "measurement_due",
     "measurement_recheck",
     "publisher",

@@ -21,6 +21,7 @@ from fpd.oscp.messages import ForecastedBlock
 from fpd.store.command_history import Command, Device
 from fpd.store.explain import Group, Held, Received
 from fpd.web.status import rfc3339
+from fpd.web.truth_documents import PhaseLimits, phases, stored_phases
 
 Instant = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Setting = dict[str, Any]
@@ -36,6 +37,7 @@ class Limits(Struct, rename="camel", kw_only=True):
     optimum_w: int | None
     reason: Reason
     forecast_ids: list[int]
+    phases: list[PhaseLimits]
 
 
 class EnvelopeHeld(Limits, kw_only=True):
@@ -257,6 +259,7 @@ def envelope(held: Held, group: Group) -> EnvelopeHeld:
         optimum_w=held.optimum_w,
         reason=Reason(held.reason),
         forecast_ids=list(held.forecast_ids),
+        phases=stored_phases(held.phases),
     )
 
 
@@ -273,6 +276,7 @@ def _limits(planned: Envelope) -> Limits:
         optimum_w=planned.optimum_w,
         reason=planned.reason,
         forecast_ids=list(planned.forecast_ids),
+        phases=phases(planned.phases),
     )
 
 

@@ -1,7 +1,8 @@
 """What a group may do, might and has heard: `/api/v1/oscp/capacity-groups/{id}/…`, own user's.
 
 `explain` tells why a limit was in force and what it caused, `forecasts` and `envelopes` what was,
-is and is planned. Errors are `{"message": …}`, as everywhere under `/api/v1`.
+is and is planned, `troubles` what of the forecasts cannot be kept. Errors are `{"message": …}`,
+as everywhere under `/api/v1`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from aiohttp import web
 
 from fpd.domain.forecast import ForecastType
 from fpd.errors import Unknown
-from fpd.flows import explain
+from fpd.flows import explain, planned
 from fpd.web import group_documents as documents
+from fpd.web import plan_documents
 from fpd.web.credentials import authenticate
 from fpd.web.keys import CONTEXT
 from fpd.web.messages import page, success
 from fpd.web.query import Query
+from fpd.web.truth_documents import STATES, in_trouble
 
 PREFIX: Final = "/api/v1/oscp/capacity-groups/{id}"
 _PAGED: Final = ("since", "until", "before", "max")
@@ -34,6 +37,8 @@ def routes() -> Iterable[web.RouteDef]:
         web.get(f"{PREFIX}/explain", _explain),
         web.get(f"{PREFIX}/forecasts", _forecasts),
         web.get(f"{PREFIX}/envelopes", _envelopes),
+        web.get(f"{PREFIX}/troubles", _troubles),
+        web.get(f"{PREFIX}/plan", _plan),
     )
 
 
@@ -92,6 +97,30 @@ async def _envelopes(request: web.Request) -> web.Response:
         limit=query.limit(),
     )
     return page([documents.envelope(row, group) for row in rows], following)
+
+
+async def _troubles(request: web.Request) -> web.Response:
+    """List the blocks of forecasts that cannot be kept, newest first; `state=all`: or could not."""
+    of = await meant(request)
+    query = Query(request.query, ("state", "before", "max"))
+    rows, following = await explain.troubles(
+        request.app[CONTEXT],
+        **of,
+        open_only=query.one_of("state", STATES) != "all",
+        before=query.number("before"),
+        limit=query.limit(),
+    )
+    return page([in_trouble(row) for row in rows], following)
+
+
+async def _plan(request: web.Request) -> web.Response:
+    """Show who is planned to carry what over the next week; 404 as long as nothing is planned."""
+    of = await meant(request)
+    Query(request.query, ())
+    plan = await planned.read(request.app[CONTEXT], **of)
+    if plan is None:
+        raise Unknown("there is no plan yet: one is made for groups that devices are driven for")
+    return success(await asyncio.to_thread(plan_documents.shown, plan))
 
 
 async def meant(request: web.Request) -> dict[str, Any]:

@@ -350,7 +350,7 @@ def _own(route: web.RouteDef) -> Schema:
     }
     if route.path in ("/healthz", "/readyz"):
         described["responses"] = {"200": _answer(_HEALTH), "503": _answer(_HEALTH)}
-    elif route.path == "/":  # also what it refuses is a page
+    elif route.path in ("/", "/plan"):  # also what it refuses is a page
         described["responses"] |= {
             str(status): {"description": _WHY[status], "content": {"text/html": {}}}
             for status in (401, 403, 503)

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from fpd.domain.forecast import ForecastType
-from fpd.web import by_hand, groups
+from fpd.web import by_hand, groups, plan_documents, truth_documents
 from fpd.web import group_documents as documents
 from fpd.web.query import MOST
 
@@ -26,6 +26,7 @@ _ASKED: Final[Mapping[str, Schema]] = {
     "hours": {**_NUMBER, "maximum": groups.MOST_HOURS},
     "type": {"type": "string", "enum": list(ForecastType)},
     "view": {"type": "string", "enum": list(groups.VIEWS)},
+    "state": {"type": "string", "enum": list(truth_documents.STATES)},
 }
 _SAYING: Final[Mapping[str, type[msgspec.Struct]]] = {
     "adjust-forecast": by_hand.AdjustWith,
@@ -38,7 +39,9 @@ _ASKING: Final[Mapping[str, tuple[str, tuple[type[msgspec.Struct], ...]]]] = {
         "view type since until before max hours",
         (documents.ForecastReceived, documents.ForecastInForce),
     ),
+    "plan": ("", (plan_documents.PlanShown,)),
     "envelopes": ("since until before max hours", (documents.EnvelopeHeld, documents.Limits)),
+    "troubles": ("state before max", (truth_documents.BlockInTrouble,)),
 }
 SHOWN: Final = (
     *_SAYING.values(),
@@ -61,7 +64,7 @@ def described(route: web.RouteDef, own: Schema, parameters: list[Schema]) -> Sch
         return {"parameters": parameters}
     asked, shown = _ASKING[name]
     refs = [_ref(one) for one in shown]
-    data = refs[0] if len(refs) == 1 else _page({"anyOf": refs})
+    data = refs[0] if name == "explain" else _page({"anyOf": refs})
     queries = [{"name": name, "in": "query", "schema": _ASKED[name]} for name in asked.split()]
     return {
         "parameters": [*parameters, *queries],

@@ -7,7 +7,7 @@ token and sees what belongs to its user.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address
@@ -22,12 +22,14 @@ from fpd.flows.context import Context
 from fpd.store import overview
 from fpd.store.refusals import Refusal
 from fpd.store.stream_health import Stream
+from fpd.store.troubles import Trouble, listed
 from fpd.web.credentials import authenticate
 from fpd.web.keys import CONTEXT
 
 T = TypeVar("T")
 
 PATIENCE_S = 2.0
+_TROUBLES = 100  # a page for people; all of them are at …/capacity-groups/{id}/troubles
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
 # What a reverse proxy adds: behind one every request comes from this machine.
@@ -44,6 +46,7 @@ class Status:
     """What fpd knows at one instant; `known` is None while the database does not answer.
 
     `configured`: the devices of the configuration; what is known of others is history.
+    `troubles`: the newest blocks of forecasts that cannot be kept.
     """
 
     version: str
@@ -51,6 +54,7 @@ class Status:
     broker_ok: bool
     configured: frozenset[str]
     known: overview.Overview | None
+    troubles: Sequence[Trouble] = ()
 
 
 async def viewer(request: web.Request) -> int | None:
@@ -118,13 +122,15 @@ async def snapshot(context: Context, *, user_id: int | None) -> Status:
     devices = context.config.devices
     names = None if user_id is None else [d.name for d in devices if d.user_id == user_id]
 
-    async def ask() -> overview.Overview:
+    async def ask() -> tuple[overview.Overview, list[Trouble]]:
         async with context.db.transaction() as conn:
-            return await overview.load(conn, user_id=user_id, device_names=names, now=now)
+            found = await overview.load(conn, user_id=user_id, device_names=names, now=now)
+            return found, await listed(conn, user_id=user_id, limit=_TROUBLES)
 
     known: overview.Overview | None
+    troubles: list[Trouble] = []
     try:
-        known = await within(context, PATIENCE_S, ask, name="status")
+        known, troubles = await within(context, PATIENCE_S, ask, name="status")
     except Unavailable:
         known = None
     return Status(
@@ -133,6 +139,7 @@ async def snapshot(context: Context, *, user_id: int | None) -> Status:
         broker_ok=context.mqtt.connected,
         configured=frozenset(device.name for device in devices),
         known=known,
+        troubles=[one for one in troubles if one.settled],
     )
 
 
@@ -168,6 +175,7 @@ def document(status: Status) -> dict[str, Any]:
             "oldestAt": rfc3339(debts.outbox_oldest_at) if debts else None,
         },
         "publications": {"pending": debts.publications_pending if debts else None},
+        "troubles": [_trouble(one) for one in status.troubles],
         "refusedDatum": [refusal(one) for one in known.refused] if known else [],
     }
 
@@ -218,6 +226,21 @@ def _group(group: overview.Group) -> dict[str, Any]:
         "measuredAt": rfc3339(measured.at) if measured else None,
         "measuredFrom": measured.source if measured else None,
         "measuredParts": {"read": measured.parts, "of": measured.of} if measured else None,
+    }
+
+
+def _trouble(trouble: Trouble) -> dict[str, Any]:
+    return {
+        "groupId": trouble.group_id,
+        "forecastId": trouble.forecast_id or None,
+        "block": trouble.block,
+        "reason": trouble.reason,
+        "direction": trouble.direction,
+        "from": rfc3339(trouble.start_at),
+        "until": rfc3339(trouble.end_at),
+        "byW": trouble.by_w,
+        "since": rfc3339(trouble.since),
+        "toldAs": trouble.told_as,
     }
 
 

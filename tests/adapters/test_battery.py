@@ -9,6 +9,7 @@ import pytest
 from adapters.bench import Hands, Remembering, wired
 
 from fpd.adapters.battery import Battery as Adapter
+from fpd.adapters.battery_keys import BatteryDevice, cautions
 from fpd.adapters.device import (
     Excluded,
     Profile,
@@ -19,7 +20,6 @@ from fpd.adapters.device import (
     Unreachable,
     Wiring,
 )
-from fpd.config import BatteryDevice
 from fpd.sim.battery import Battery, BatteryOptions
 from fpd.sim.journal import Filter
 
@@ -173,8 +173,7 @@ async def test_a_battery_that_cannot_follow_says_why(
 @pytest.mark.parametrize(
     "quirk",
     [
-        {"missing": ["USOC"]},
-        {"null": ["Pac_total_W"]},
+        {"missing": ["USOC", "Pac_total_W", "Timestamp"]},
         {"status_return_code": 13},
         {"answer_status": {"status": 200, "body": "<html>maintenance</html>"}},
         {"answer_status": {"status": 500}},
@@ -267,3 +266,122 @@ async def test_v2_with_a_wrong_token_is_not_written_to(
 async def test_a_battery_follows_no_profile(old: Battery, wiring: Wiring) -> None:
     with pytest.raises(Stopped):
         await battery(old, wiring).apply(Profile(points=((0, 1500), (671, 1500))))
+
+
+@pytest.mark.parametrize("quirk", [{"missing": ["USOC"]}, {"null": ["Pac_total_W"]}])
+async def test_what_a_status_lacks_is_borne_for_a_minute(
+    old: Battery, wiring: Wiring, clock: Hands, quirk: dict[str, Any]
+) -> None:
+    device = battery(old, wiring)
+    assert (await device.read()).dispatchable
+    old.switch(quirk)
+    clock.move(seconds=60)
+    with pytest.raises(Unreachable, match="lacks"):
+        await device.read()
+    clock.move(seconds=1)
+    reading = await device.read()
+    assert not reading.dispatchable
+    assert "lacks" in (reading.detail or "")
+
+
+@pytest.mark.parametrize(("off_s", "fit"), [(3600, True), (-900, True), (299, True), (420, False)])
+async def test_a_clock_in_another_zone_is_no_fault_and_a_wrong_one_is(
+    old: Battery, wiring: Wiring, off_s: float, fit: bool
+) -> None:
+    old.switch({"clock_off_s": off_s})
+    reading = await battery(old, wiring).read()
+    assert reading.dispatchable is fit
+    assert fit or "off by 420 s" in (reading.detail or "")
+
+
+async def test_a_battery_that_gives_less_is_asked_for_less_for_a_while(
+    old: Battery, wiring: Wiring, clock: Hands
+) -> None:
+    device = battery(old, wiring)
+    await device.read()
+    await device.apply(Setpoint(power_w=3000))
+    old.switch({"derated_w": 1000})
+    clock.move(seconds=10)
+    assert (await device.read()).most_w is None, "it may still be on its way"
+    clock.move(seconds=10)
+    reading = await device.read()
+    assert (reading.most_w, reading.least_w) == (1000, None)
+    assert device.shows(Setpoint(power_w=3000), reading), "it does what it can"
+    await device.apply(Setpoint(power_w=1000))
+    clock.move(minutes=14)
+    assert (await device.read()).most_w == 1000
+    clock.move(minutes=2)
+    assert (await device.read()).most_w is None, "tried again"
+    await device.apply(Setpoint(power_w=-3000))
+    clock.move(seconds=20)
+    assert (await device.read()).least_w == -1000
+
+
+async def test_a_battery_that_may_not_discharge_is_only_charged(
+    new: Battery, wiring: Wiring
+) -> None:
+    new.switch({"no_discharge": True})
+    reading = await battery(new, wiring, api="v2", token="secret").read()
+    assert (reading.least_w, reading.most_w) == (None, 0)
+
+
+@pytest.mark.parametrize(("api", "token"), [("v1", None), ("v2", "secret"), ("both", "secret")])
+async def test_the_interface_is_found_out(
+    wiring: Wiring, clock: Hands, api: Any, token: str | None
+) -> None:
+    simulator = Battery(BatteryOptions(api=api, auth_token="secret"), clock=clock)
+    await simulator.start()
+    try:
+        device = battery(simulator, wiring, api="auto", token=token)
+        assert (await device.read()).dispatchable
+        await device.apply(Setpoint(power_w=1200))
+        clock.move(seconds=2)
+        assert device.shows(Setpoint(power_w=1200), await device.read())
+        version = "v1" if api == "v1" else "v2"
+        assert all(f"/api/{version}/" in written for written in writes(simulator))
+        await device.apply(Release())
+        clock.move(seconds=2)
+        assert simulator.state()["pac_w"] == -5
+    finally:
+        await simulator.stop()
+
+
+async def test_manual_mode_that_was_left_behind_is_given_back_and_an_owners_choice_is_not(
+    new: Battery, wiring: Wiring
+) -> None:
+    async def set_mode(mode: str) -> None:
+        await wiring.session.put(
+            f"{new.url}/api/v2/configurations",
+            json={"EM_OperatingMode": mode},
+            headers={"Auth-Token": "secret"},
+        )
+
+    await set_mode("1")
+    device = battery(new, wiring, api="v2", token="secret")
+    assert not device.shows(Release(), await device.read()), "somebody has to let it go"
+    await device.apply(Release())
+    assert new.state()["mode"] == "2"
+    await device.read()
+    await device.apply(Setpoint(power_w=500))
+    await set_mode("10")
+    await device.apply(Release())
+    assert new.state()["mode"] == "10", "chosen since"
+
+
+async def test_at_rest_it_may_stand_still(new: Battery, wiring: Wiring, clock: Hands) -> None:
+    device = battery(new, wiring, api="v2", token="secret", rest="idle")
+    await device.read()
+    await device.apply(Setpoint(power_w=500))
+    await device.apply(Release())
+    clock.move(seconds=2)
+    state = new.state()
+    assert (state["mode"], state["pac_w"]) == ("1", -5)
+    assert device.shows(Release(), await device.read())
+
+
+def test_the_operator_is_told_what_a_battery_cannot_do_for_itself() -> None:
+    common = {"name": "b", "type": "battery", "base_url": "http://b", "capacity_wh": 1,
+              "max_charge_w": 1, "max_discharge_w": 1}  # fmt: skip
+    (caution,) = cautions(BatteryDevice(**common))
+    assert "fpd release --after-stop" in caution
+    assert cautions(BatteryDevice(**common, api="v2", token="t")) == []

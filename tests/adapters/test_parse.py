@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpd.adapters import battery_parse, bluegen_parse
+from fpd.adapters import battery_parse
 from fpd.adapters.bluegen_errors import Kind, classify
 from fpd.adapters.device import Unreachable
 from fpd.adapters.http import Reply
+from fpd.domain import bluegen_answers, reengen_answers
+from fpd.errors import Malformed
 
 NOW = datetime(2025, 3, 12, 6, tzinfo=UTC)
 KEYS = st.sampled_from(
@@ -41,38 +43,43 @@ ANSWERS = st.recursive(
 @given(ANSWERS)
 def test_any_json_is_read_or_refused(answer: Any) -> None:
     readers = [
-        bluegen_parse.unit_ids,
-        bluegen_parse.unit_status,
-        bluegen_parse.assigned_profile,
-        bluegen_parse.profiles,
-        bluegen_parse.created,
-        bluegen_parse.points,
-        lambda body: bluegen_parse.limits(body, slew_minutes=1),
-        lambda body: bluegen_parse.measured(body, "current"),
-        lambda body: bluegen_parse.login(body, now=NOW),
+        bluegen_answers.units,
+        bluegen_answers.unit_status,
+        bluegen_answers.assigned_profile,
+        bluegen_answers.profiles,
+        bluegen_answers.created,
+        bluegen_answers.points,
+        lambda body: bluegen_answers.limits(body, slew_minutes=1),
+        lambda body: bluegen_answers.measured(body, "current"),
+        lambda body: bluegen_answers.login(body, now=NOW),
+        bluegen_answers.history,
+        bluegen_answers.public_key,
+        bluegen_answers.profile_name,
+        reengen_answers.list_data,
+        reengen_answers.get_data,
         lambda body: battery_parse.status(Reply(status=200, text=json.dumps(body))),
         lambda body: battery_parse.return_code(Reply(status=200, text=json.dumps(body))),
     ]
     for read in readers:
         try:
             read(answer)
-        except Unreachable as fault:
+        except (Unreachable, Malformed) as fault:
             assert "\n" not in str(fault)
 
 
 def test_both_spellings_of_the_manual_are_read() -> None:
     example = {"acc": {"timestamp": "2018-08-21 07:05:30", "power": "91920.303897", "gas": "1.5"}}
     table = {"when": "2018-08-21 07:05:30", "power": 91920.303897, "gas": 1.5}
-    read = bluegen_parse.measured(example, "acc")
-    assert read == bluegen_parse.measured(table, "acc")
+    read = bluegen_answers.measured(example, "acc")
+    assert read == bluegen_answers.measured(table, "acc")
     assert read.at == datetime(2018, 8, 21, 7, 5, 30, tzinfo=UTC)
     wrapped = {"status": {"model": "BG15", "pp": "1", "status": "Power Export", "pid": "570"}}
-    status = bluegen_parse.unit_status(wrapped)
-    assert status == bluegen_parse.unit_status(wrapped["status"])
+    status = bluegen_answers.unit_status(wrapped)
+    assert status == bluegen_answers.unit_status(wrapped["status"])
     assert (status.exporting, status.profiling, status.profile_id) == (True, True, 570)
-    assert bluegen_parse.created({"Id": 400}) == bluegen_parse.created({"pid": "400"}) == 400
-    assert bluegen_parse.assigned_profile({"pid": "366", "when": 0}) == 366
-    assert bluegen_parse.assigned_profile({"pid": 0, "when": 0}) is None
+    assert bluegen_answers.created({"Id": 400}) == bluegen_answers.created({"pid": "400"}) == 400
+    assert bluegen_answers.assigned_profile({"pid": "366", "when": 0}) == 366
+    assert bluegen_answers.assigned_profile({"pid": 0, "when": 0}) is None
 
 
 def test_a_status_with_its_signs_is_that_of_the_recorded_device() -> None:

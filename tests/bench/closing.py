@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from flows.measured_site import Site
 from psycopg.types.json import Jsonb
@@ -107,3 +109,9 @@ async def spans(site: Site, start_at: datetime) -> list[Span]:
         Span(group_id=group_id, audience=audience, start_at=start_at, end_at=start_at + LENGTH)
         for group_id, audience in rows
     ]
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

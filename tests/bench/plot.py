@@ -8,7 +8,7 @@ from html import escape
 from math import ceil, floor, log10
 from pathlib import Path
 
-_COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7b5ea7", "#b08900")
+_COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7b5ea7", "#b08900", "#666666")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 460, 70, 250, 40, 50
 
 Points = Sequence[tuple[float, float]]
@@ -35,7 +35,7 @@ def _svg(title: str, lines: Mapping[str, Points], x: str, y: str) -> str:
         parts.append(f"<path d='M{_LEFT},{at:.1f}H{_WIDTH - _RIGHT}' stroke='#ddd'/>")
         parts.append(_text(_LEFT - 8, at + 4, f"{value:g}", "text-anchor='end'"))
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, x, "text-anchor='middle'"))
-    parts.append(_text(8, _TOP - 4, y, ""))
+    parts.append(_text(8, _HEIGHT - 10, y, ""))
     for number, (label, line) in enumerate(lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         placed = [(across[0](a), up[0](b)) for a, b in sorted(line)]

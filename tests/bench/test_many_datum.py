@@ -17,7 +17,7 @@ from statistics import quantiles
 from typing import Any
 
 import pytest
-from bench.closing import LENGTH, build, last_quarter
+from bench.closing import LENGTH, build, cpu_s, last_quarter
 from flows.measured_site import Hands, Site
 from psycopg import AsyncConnection, AsyncCursor
 
@@ -106,6 +106,10 @@ def stream(n: int) -> datum_out.Stream:
     return datum_out.Stream(id=n, user_id=1, node_id=7, source_id=f"load/{n}", is_own=False)
 
 
+async def nothing(conn: AsyncConnection) -> None:
+    await conn.execute("select 1")
+
+
 async def latest_values(conn: AsyncConnection) -> None:
     wanted = [Property(1, 7, f"load/{n}", "watts") for n in some()]
     assert len(await control.latest(conn, properties=wanted, now=END)) == 10
@@ -141,6 +145,7 @@ async def one_period_measured(conn: AsyncConnection) -> None:
 
 
 QUESTIONS: dict[str, Ask] = {
+    "the floor: a question for nothing": nothing,
     "latest values of ten streams, as control asks": latest_values,
     "latest datum of ten streams, as HTTP asks": latest_datum,
     "a quarter of an hour of one stream, as HTTP asks": one_period,
@@ -160,13 +165,19 @@ async def test_many_datum_are_asked_by_their_index(site: Site) -> None:
     async with site.db.connection() as conn:
         conn.cursor_factory = Noting
         for name, ask in QUESTIONS.items():
-            took = []
+            took, cpu = [], cpu_s(conn.info.backend_pid)
             for _ in range(TIMES):
                 began = time.perf_counter()
                 await ask(conn)
                 took.append((time.perf_counter() - began) * 1000)
+            cpu_ms = (cpu_s(conn.info.backend_pid) - cpu) / TIMES * 1000
             percent = quantiles(took, n=100)
-            print(f"  {name}: p50 {percent[49]:.1f} ms, p99 {percent[98]:.1f} ms")
+            print(
+                f"  {name}: p50 {percent[49]:.1f} ms, p99 {percent[98]:.1f} ms, "
+                f"{cpu_ms:.1f} ms of the server's CPU"
+            )
+            if ask is nothing:
+                continue
             scans = await scans_of_datum(conn)
             print("\n".join(f"    {scan}" for scan in scans))
             assert scans

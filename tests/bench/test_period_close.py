@@ -20,7 +20,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from bench.closing import LENGTH, SETTLE, build, fill, last_quarter, open_again, spans
+from bench.closing import LENGTH, SETTLE, build, cpu_s, fill, last_quarter, open_again, spans
 from bench.plot import draw
 from flows.measured_site import Hands, Site
 from support.daemon import Daemon, MakeDaemon
@@ -136,7 +136,8 @@ async def test_closing_a_period(
     for name, query in FROM_SCRATCH.items():
         times = 1 if assets >= 100_000 else TIMES
         took_s = median([await timed(lambda q=query: scratch(site, q)) for _ in range(times)])
-        note(name, assets, per_group, took_s)
+        if groups > 1:
+            note(name, assets, per_group, took_s)
         print(f"  {name}: {took_s * 1000:.0f} ms")
     took_s = median([await timed(lambda: aggregate(site)) for _ in range(TIMES)])
     assert await aggregate(site) == assets
@@ -209,11 +210,6 @@ async def ask(url: str, took: list[float]) -> None:
 def peak_mb(pid: int) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def note(name: str, assets: int, per_group: int, took_s: float) -> None:

@@ -27,6 +27,7 @@ from fpd.domain.forecast import (
     envelope_at,
     envelopes,
 )
+from fpd.domain.grants import PhaseLimit
 from fpd.domain.units import AmpereAll, Phase, floor_w
 from fpd.errors import Malformed
 
@@ -107,6 +108,27 @@ def test_limits_of_single_phases_bind_the_sum(of: dict[str, Any], max_w: int) ->
     assert at([fuses], 0, **of).max_w == max_w
     whole = message("CONSUMPTION", block(0, 1, 2000), id=2)
     assert at([fuses, whole], 0, **of).max_w == 2000  # phase and sum apply together
+
+
+def test_limits_of_single_phases_are_kept_beside_that_of_the_sum() -> None:
+    fuses = message("CONSUMPTION", block(0, 1, 16, "A", "ONE"), block(0, 2, 10, "A", "TWO"))
+    whole = message("CONSUMPTION", block(0, 2, 2000), id=2)
+    export = message("GENERATION", block(0, 1, 0, "W", "TWO"), id=3)
+    found = at([fuses, whole, export], 0)
+    one, two = PhaseLimit(Phase.ONE, None, 3680), PhaseLimit(Phase.TWO, 0, 2300)
+    assert found.phases == (one, two)
+    assert (found.max_w, found.forecast_ids) == (2000, (1, 2, 3)), "whose phases bind, too"
+    assert at([fuses, whole, export], 1).phases == (PhaseLimit(Phase.TWO, None, 2300),)
+    assert found.end_at == NOW + HOUR
+    other = message("CONSUMPTION", block(0, 2, 1000, "W", "ONE"), id=4, peer_id=2)
+    assert at([fuses, other], 0).phases[0].max_w == 1000, "the tightest of several providers"
+
+
+def test_a_third_three_times_is_the_whole() -> None:
+    spread = message("CONSUMPTION", block(0, 3, 1000, "KWH", "ONE"))
+    assert at([spread], 0).max_w == 1_000_000
+    each = [block(0, 3, 1000, "KWH", phase) for phase in ("ONE", "TWO", "THREE")]
+    assert at([message("OPTIMUM", *each)], 0).optimum_w == -1_000_000
 
 
 def test_ampere_for_all_phases_are_their_sum_unless_agreed_otherwise() -> None:
@@ -272,6 +294,7 @@ def _content(envelope: Envelope) -> tuple[object, ...]:
         envelope.optimum_w,
         envelope.reason,
         envelope.forecast_ids,
+        envelope.phases,
     )
 
 

@@ -253,3 +253,161 @@ def test_an_unknown_kind_lists_the_known_ones() -> None:
 def test_a_document_without_its_parts_is_refused(document: dict[str, Any]) -> None:
     with pytest.raises(Malformed, match=r"document\.kind|document\.in|in: not an object"):
         translate(document)
+
+
+OFFLINE = {
+    "offline_mode_at": "2025-03-12T09:05:00Z", "now": "2025-03-12T10:00:00Z",
+    "consumption_cap_w": 5000, "fallback_consumption_cap_w": None, "static_limit_w": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "effective_w", "mode"),
+    [
+        ({"fallback_consumption_cap_w": 2500}, 2500, "fallback"),
+        ({"fallback_consumption_cap_w": 0, "static_limit_w": 4000}, 0, "fallback"),
+        ({"fallback_consumption_cap_w": 6000, "static_limit_w": 4000}, 4000, "static"),
+        ({}, 5000, "last_known"),
+        ({"consumption_cap_w": None}, None, "none"),
+        ({"now": "2025-03-12T09:04:59Z", "static_limit_w": 6000}, 5000, "forecast"),
+    ],
+)
+def test_the_limit_of_a_provider_that_may_be_offline(
+    change: dict[str, Any], effective_w: int | None, mode: str
+) -> None:
+    said = translate({"kind": "actions", "in": {**OFFLINE, **change}})
+    assert said == {"effective_consumption_cap_w": effective_w, "mode": mode}
+
+
+@pytest.mark.parametrize(
+    ("given", "dispatchable", "assumed_w"),
+    [
+        ({"status": "Power Export", "pp": "1", "power": "1493.6"}, True, 1493),
+        ({"status": "PowerExport", "pp": 1}, True, None),
+        ({"status": "Power Export", "pp": "0", "power": 1200}, False, 1200),
+        ({"status": "Self sustain", "pp": "1"}, False, 0),
+        ({"status": "Off", "pp": "1"}, False, 0),
+        ({"status": "-", "pp": "1"}, False, 0),
+        ({"status": "Holiday", "pp": "1", "power": 900}, False, 900),
+    ],
+)
+def test_a_unit_is_dispatchable_in_power_export_with_its_profile_active(
+    given: dict[str, Any], dispatchable: bool, assumed_w: int | None
+) -> None:
+    said = translate({"kind": "actions", "in": {"device": "bluegen", **given}})
+    assert said == {"dispatchable": dispatchable, "assume_output_w": assumed_w, "calls": []}
+
+
+def test_what_ends_and_what_is_silent_is_given_back() -> None:
+    ended = {"now": "2025-03-12T12:00:00Z", "group_blocks_end": "2025-03-12T12:00:00Z"}
+    zeros = [["PUT", "/api/v1/setpoint/charge/0"], ["PUT", "/api/v1/setpoint/discharge/0"]]
+    asked = {"kind": "actions", "in": {**ended, "device": "battery_v1"}}
+    assert translate(asked) == {"calls": zeros}
+    early = {"now": "2025-03-12T11:59:59Z"}
+    assert translate({"kind": "actions", "in": {**asked["in"], **early}}) == {"calls": []}
+    silent = {"device": "battery_v1", "now": "2025-03-12T12:01:01Z"}
+    for status_at, calls in [("2025-03-12T12:00:00Z", zeros), ("2025-03-12T12:00:01Z", [])]:
+        said = translate({"kind": "actions", "in": {**silent, "status_at": status_at}})
+        assert said == {"dispatchable": not calls, "calls": calls}
+    for wrong in ({"device": "toaster", **ended}, {"now": "2025-03-12T12:00:00Z"}):
+        with pytest.raises(Malformed, match="in"):
+            translate({"kind": "actions", "in": wrong})
+
+
+@pytest.mark.parametrize(
+    ("what", "raw", "out"),
+    [
+        (
+            "bluegen_current",
+            {"when": "2018-08-21 07:05:00", "power": 1493.5, "gas": "4.2"},
+            {"at": "2018-08-21T07:05:00Z", "power_w": 1493.5, "gas_slm": 4.2},
+        ),
+        (
+            "bluegen_current",
+            {"current": {"timestamp": "soon", "power": "-1", "gas": "NaN"}},
+            {"at": None, "power_w": None, "gas_slm": None},
+        ),
+        (
+            "bluegen_accumulated",
+            {"acc": {"timestamp": "2018-08-21 07:05:30", "power": "91920.25", "gas": "13722.5"}},
+            {"at": "2018-08-21T07:05:30Z", "energy_kwh": 91920.25, "gas_kl": 13722.5},
+        ),
+        (
+            "bluegen_profile",
+            {
+                "profile": {"id": "374", "name": "P"},
+                "points": [
+                    {"id": "2", "tick": "16", "power": "1450"},
+                    {"id": "1", "tick": 1, "power": 1500},
+                ],
+            },
+            {
+                "id": 374,
+                "name": "P",
+                "points": [{"tick": 1, "power": 1500}, {"tick": 16, "power": 1450}],
+            },
+        ),
+        ("bluegen_profile", {"pid": "366", "when": 0}, {"pid": 366}),
+        (
+            "bluegen_units",
+            {"units": [{"id": "249", "name": "B"}]},
+            {"units": [{"id": 249, "name": "B"}]},
+        ),
+        ("battery_return_code", '{"ReturnCode": "0"}', {"code": 0, "ok": True, "action": "ok"}),
+        (
+            "battery_return_code",
+            {"ReturnCode": 13},
+            {"code": 13, "ok": False, "action": "retry_backoff"},
+        ),
+        ("battery_return_code", "<html>", {"code": None, "ok": False, "action": "retry_backoff"}),
+        ("reengen_getdata", {"properties": {"data": {"0": None}}}, {"series": [[]]}),
+        (
+            "reengen_getdata",
+            {"data": {"1": [["2021-02-25T00:00:00", 7, "1.5"], ["2021-02-25T01:00:00", None]]}},
+            {"series": [[], [["2021-02-25T00:00:00", 7, 1.5]]]},
+        ),
+    ],
+)
+def test_an_answer_is_read_leniently(what: str, raw: Any, out: Any) -> None:
+    assert translate({"kind": "parse", "in": {"what": what, "raw": raw}}) == out
+
+
+@pytest.mark.parametrize(
+    ("what", "raw"),
+    [
+        ("bluegen_limits", {"limits": {"minpower": "800"}}),
+        ("bluegen_status", {}),
+        ("bluegen_current", []),
+        ("battery_status", {"ReturnCode": 13}),
+        ("reengen_getdata", {"succeeded": False, "message": "connect timed out"}),
+        ("reengen_listdata", {"data": 1}),
+        ("something", {}),
+    ],
+)
+def test_an_answer_that_cannot_be_meant_is_refused(what: str, raw: Any) -> None:
+    with pytest.raises(Malformed, match=r"^in\."):
+        translate({"kind": "parse", "in": {"what": what, "raw": raw}})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "action"),
+    [
+        (401, "", "reauth_once_then_retry"),
+        (400, "Too many attempts", "stop_account"),
+        (403, '{"error": "InvalidAccessKeyId"}', "stop_account"),
+        (502, "<html>Bad Gateway</html>", "retry_backoff"),
+        (200, "<html>We are back soon</html>", "retry_backoff"),
+        (200, "", "success"),
+        (403, "Request out of range", "fix_and_resend"),
+        (409, "ProfileInUse", "reassign_then_retry"),
+        (400, "Max profile count reached", "recycle_own"),
+        (409, "Malformed request profile owner", "stop_unit"),
+        (400, "UnitInvalid", "stop_unit"),
+        (409, "Malformed request profile point range", "bug"),
+        (418, "never heard of", "stop_unit"),
+        (400, "never heard of", "bug"),
+    ],
+)
+def test_a_refusal_says_what_to_do(status: int, body: str, action: str) -> None:
+    asked = {"kind": "bluegen_error", "in": {"status": status, "body": body}}
+    assert translate(asked) == {"action": action}

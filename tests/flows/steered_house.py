@@ -11,12 +11,14 @@ from typing import Any
 from cryptography.fernet import Fernet
 from psycopg.types.json import Jsonb
 
-from fpd.config import BatteryDevice, BluegenDevice, Config, Control, Oscp
+from fpd.adapters.battery_keys import BatteryDevice
+from fpd.config import BluegenDevice, Config, Control, Device, Oscp
 from fpd.domain.forecast import ForecastType
 from fpd.domain.units import Phase, Unit
 from fpd.flows import control
 from fpd.flows.context import Context
 from fpd.flows.devices import Devices
+from fpd.flows.holder import own
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
 from fpd.oscp import messages
@@ -46,7 +48,12 @@ class House:
     """One daemon's devices and control, with whatever they started."""
 
     def __init__(
-        self, db: Database, clock: Hands, configured: Sequence[BatteryDevice | BluegenDevice]
+        self,
+        db: Database,
+        clock: Hands,
+        configured: Sequence[Device],
+        *,
+        name: str = "",
     ) -> None:
         self.db = db
         self.clock = clock
@@ -67,6 +74,8 @@ class House:
                 "mqtt://127.0.0.1:1", username=None, password=None, ca_file=None, instance="test"
             ),
             spawn=self._spawn,
+            holder=f"{own()}/{name}",
+            steady=lambda: clock().timestamp(),
         )
         self.devices = Devices(self.context)
         self.control = control.Control(self.context, self.devices)
@@ -104,6 +113,12 @@ class House:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await self.devices.close()
+
+    async def __aenter__(self) -> House:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         await self.settle()

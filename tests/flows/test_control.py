@@ -178,6 +178,39 @@ async def test_a_changed_load_changes_the_setpoint_and_noise_does_not(
         assert delivers(cellar) == 2000
 
 
+async def test_a_status_without_a_state_of_charge_ends_at_rest(
+    db: Database, clock: Hands, cellar: Battery
+) -> None:
+    cellar.switch({"consumption_w": 4200})
+    async with house(db, clock, battery(cellar.url)) as site:
+        meter = {"nodeId": 1, "sourceId": "/site/main", "property": "watts"}
+        await site.group({"cellar": {}}, {"meter": meter, "staticImportLimit": 3000})
+        await site.live(seconds=80)
+        assert delivers(cellar) == 3300
+        cellar.switch({"missing": ["USOC"]})
+        await site.live(seconds=50)
+        assert delivers(cellar) == 3300, "the last whole status counts for a minute"
+        await site.live(seconds=30)
+        assert delivers(cellar) == -5
+        assert (await site.state("cellar"))["detail"] == "the status lacks USOC"
+
+
+async def test_to_see_the_old_setpoint_followed_does_not_put_off_the_new_one(
+    db: Database, clock: Hands, cellar: Battery
+) -> None:
+    cellar.switch({"consumption_w": 4200})
+    async with house(db, clock, battery(cellar.url)) as site:
+        group_id = await site.group({"cellar": {}}, {"meter": METER, "marginPercent": 0})
+        await site.forecast(group_id, "CONSUMPTION", 3000, **BLOCK)
+        await site.look()
+        clock.move(seconds=10)
+        await site.forecast(group_id, "CONSUMPTION", 2500, **BLOCK)
+        await site.control.step()  # its visit finds both due: a reading, and the new setpoint
+        await site.settle()
+        clock.move(seconds=2)
+        assert delivers(cellar) == 1700
+
+
 async def test_the_setpoint_is_kept_alive(db: Database, clock: Hands, cellar: Battery) -> None:
     cellar.switch({"consumption_w": 4200})
     async with house(db, clock, battery(cellar.url, keepalive_s=30)) as site:
@@ -341,6 +374,9 @@ async def test_without_a_meter_that_should_be_there_the_worst_is_assumed(
         await site.live(seconds=60)
         assert delivers(cellar) == watts
         assert "no fresh measurement" in (await site.state("cellar"))["plan"]["reason"]
+        await site.live(seconds=120)
+        assert delivers(cellar) == -5, "no energy is spent on a guess for ever"
+        assert "the meter is lost" in (await site.state("cellar"))["plan"]["reason"]
 
 
 async def test_a_battery_that_others_control_is_left_alone_for_a_while(
@@ -446,7 +482,8 @@ async def test_a_profile_that_somebody_else_assigns_is_replaced_once(
         await customer.assigns(other)
         await site.live(seconds=120)
         assert running(service)["pid"] == other
-        assert (await site.state("cell"))["health"] == "degraded"
+        assert (await site.state("cell"))["health"] == "stopped"
+        assert "left to them" in (await site.state("cell"))["detail"]
 
 
 async def test_a_unit_that_heats_up_will_wake_up_limited(

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from fpd.adapters.battery_keys import BatteryDevice
 from fpd.adapters.device import Profile, Reading, Release, Setpoint
-from fpd.config import BatteryDevice, BluegenDevice
+from fpd.config import BluegenDevice
 from fpd.domain.control.caps import Window, tick_of
+from fpd.domain.control.phases import phase_limits
 from fpd.domain.control.ticks import UnitLimits
-from fpd.domain.forecast import Envelope, Reason
+from fpd.domain.forecast import Block, Envelope, Forecast, ForecastType, Reason, Terms
+from fpd.domain.units import Phase, Unit
 from fpd.flows import fuel_cells, steering
 from fpd.flows.control_settings import properties_of, settings_of
-from fpd.flows.steering import Measured, Steered, Wanted
+from fpd.flows.steering import Measured, Phases, Steered, Wanted
 from fpd.store.control import Asset, Property
 from fpd.store.devices import DeviceState
 
@@ -63,13 +66,15 @@ def envelope(min_w: int | None = None, max_w: int | None = None, **given: Any) -
 def steer(
     *devices: Steered, cells: tuple[Steered, ...] = (), held: Envelope, **measured: Any
 ) -> dict[str, Any]:
-    wanted = steering.batteries(
+    phases = measured.pop("phases", Phases())
+    wanted = steering.setpoints(
         devices,
         cells,
         envelope=held,
         measured=Measured(**{"watts": Decimal(0), **measured}),
         margin=Decimal(0),
         now=NOW,
+        phases=phases,
     )
     return {w.device.name: getattr(w.command, "power_w", w.command) for w in wanted}
 
@@ -124,11 +129,6 @@ def test_a_little_energy_is_spread_over_a_block_but_not_over_a_limit_without_end
     assert steer(small, held=standing, **load) == {"cellar": 3300}
 
 
-def test_a_configuration_that_cannot_be_meant_releases_the_battery() -> None:
-    config = replace(battery().config, soc_min=90.0, soc_max=50.0)
-    assert steer(replace(battery(), config=config), held=envelope(max_w=0)) == {"cellar": Release()}
-
-
 def plan(*cells: Steered, export_w: int | None) -> list[Wanted]:
     of = Window(tick_of(NOW))
     held = envelope(None if export_w is None else -export_w)
@@ -164,7 +164,7 @@ def test_a_limit_that_a_cell_cannot_keep_is_on_record() -> None:
 
 
 def test_a_setpoint_is_in_the_plan_with_what_it_leaves_undone() -> None:
-    (wanted,) = steering.batteries(
+    (wanted,) = steering.setpoints(
         [battery()], [], envelope=envelope(max_w=0), measured=Measured(watts=Decimal(5000)),
         margin=Decimal("0.02"), now=NOW,
     )  # fmt: skip
@@ -199,3 +199,63 @@ def test_uncontrolled_assets_stand_in_for_a_meter_once_each() -> None:
     assert found == [(Property(3, 7, "pv", "watts"), Decimal(-1000))]
     metered = settings_of({"meter": {"nodeId": 1, "sourceId": "/m", "property": "w"}})
     assert properties_of(metered, assets, user_id=3) == [(Property(3, 1, "/m", "w"), Decimal(1))]
+
+
+def on(name: str, *phases: Any, **given: Any) -> Steered:
+    device = battery(name, **given)
+    return replace(device, config=replace(device.config, phases=phases))
+
+
+def said(phase: str, amperes: int, type_: str = "CONSUMPTION") -> Forecast:
+    block = Block(
+        start_at=NOW, end_at=NOW + timedelta(hours=1), capacity=Decimal(amperes), unit=Unit.A,
+        phase=Phase(phase),
+    )  # fmt: skip
+    return Forecast(received_at=NOW, type=ForecastType(type_), blocks=(block,))
+
+
+def test_a_limit_of_one_phase_binds_the_devices_that_are_connected_to_it() -> None:
+    messages = [said("ONE", 10), said("ONE", 5, "GENERATION"), said("TWO", 16)]
+    limits = phase_limits(messages, at=NOW, provider_online=True, terms=Terms())
+    assert {p: (one.import_w, one.export_w) for p, one in limits.items()} == {
+        Phase.ONE: (2300, 1150), Phase.TWO: (3680, None),
+    }  # fmt: skip
+    there = Phases(limits=limits)
+    charge = envelope(max_w=100_000, optimum_w=9000)
+    assert steer(on("a", "ONE"), held=charge, phases=there) == {"a": -2300}
+    assert steer(on("a", "THREE"), held=charge, phases=there) == {"a": -3300}
+    assert steer(battery("a"), held=charge, phases=there) == {"a": -3300}, "on all three"
+    assert steer(on("a", "ONE"), on("b", "ONE"), held=charge, phases=there) == {
+        "a": -1150, "b": -1150,
+    }  # fmt: skip
+    assert steer(on("a", "ONE"), held=charge, phases=there, watts=Decimal(3000)) == {"a": -1300}
+    export = envelope(min_w=-100_000, optimum_w=-9000)
+    assert steer(on("a", "ONE"), held=export, phases=there) == {"a": 1150}
+    assert steer(on("a", "ONE", "TWO"), held=charge, phases=there) == {"a": -3300}
+
+
+def test_a_tier_shares_by_headroom_and_spills_to_the_next() -> None:
+    devices = [battery("a"), battery("b"), replace(battery("c"), priority=2)]
+    held = envelope(max_w=0)
+    found = steer(*devices, held=held, watts=Decimal(3001))
+    assert found == {"a": 1501, "b": 1500, "c": 0}
+    assert steer(*devices, held=held, watts=Decimal(7000)) == {"a": 3300, "b": 3300, "c": 400}
+
+
+def test_small_changes_are_left_unless_a_limit_breaks() -> None:
+    running = [battery("a", told=1000), battery("b", told=1000)]
+    held = envelope(max_w=1000)
+    assert steer(*running, held=held, watts=Decimal(2950)) == {"a": 1000, "b": 1000}
+    assert steer(*running, held=held, watts=Decimal(3002)) == {"a": 1001, "b": 1001}
+
+
+def test_a_direction_is_kept_for_a_minute_unless_a_limit_needs_another() -> None:
+    def turned(seconds: float) -> Steered:
+        device = battery("a", told=0)
+        plan = {"direction": 1, "direction_at": (NOW - timedelta(seconds=seconds)).timestamp()}
+        return replace(device, state=replace(device.state, plan=plan))
+
+    wish = envelope(max_w=9000, optimum_w=800)
+    assert steer(turned(59), held=wish) == {"a": 0}, "though it rests by now"
+    assert steer(turned(60), held=wish) == {"a": -800}
+    assert steer(turned(59), held=envelope(min_w=0), watts=Decimal(-800)) == {"a": -800}

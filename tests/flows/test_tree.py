@@ -17,8 +17,8 @@ from support.mosquitto import Mosquitto, needs_mosquitto
 from support.mqtt import Broker, Clients, Inbox, client_of
 from support.waiting import wait_for
 
+from fpd.adapters.battery_keys import BatteryDevice
 from fpd.adapters.device import Command, Profile, Release, Setpoint
-from fpd.config import BatteryDevice
 from fpd.domain.control.ticks import Anchor, Week
 from fpd.embedded.broker import EmbeddedBroker
 from fpd.flows import announcing, publisher

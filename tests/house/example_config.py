@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from fpd.config import DEVICE_TYPES, Config
+from fpd.adapters import TYPES
+from fpd.config import Config
 from fpd.config_values import Setting, expected, settings
 
 FILE = Path(__file__).parents[2] / "config.example.toml"
@@ -32,7 +33,7 @@ def render() -> str:
     top, tables, devices = [], [], []
     for setting in settings(Config).values():
         if setting.key == "device":
-            devices = [line for name in DEVICE_TYPES for line in _device(name)]
+            devices = [line for name in TYPES for line in _device(name)]
         elif setting.table is not None:
             tables += ["", f"[{setting.key}]", *_table(setting.table, setting.key)]
         else:
@@ -63,7 +64,7 @@ def _device(type_: str) -> Iterator[str]:
     yield f"# A device of type {type_}; as many as there are."
     yield "#[[device]]"
     own = {"name": f"{type_}-1", "type": type_, "source_id": f"/site/{type_}-1"}
-    for setting in settings(DEVICE_TYPES[type_]).values():
+    for setting in settings(TYPES[type_].keys).values():
         why, line = _key(setting, own.get(setting.key))
         yield why
         yield f"#{line.removeprefix('#')}"

@@ -59,11 +59,16 @@ def test_every_command_takes_a_configuration_and_explains_itself() -> None:
     found = dict(commands(main))
     assert {*found} == {
         *("run", "demo", "check-config", "migrate", "status", "translate", "sim"),
+        "release",
         *("token create", "token list", "token revoke"),
         *("datum latest", "datum list", "datum export"),
         *("messages list", "messages show", "messages replay"),
         *("export", "import", "datum refused"),
+        *(f"bluegen {act}" for act in ("status", "units", "profiles", "calibrate")),
+        *(f"bluegen {act}" for act in ("unlock", "encrypt", "uninstall")),
         *("oscp groups explain", "oscp groups forecasts", "oscp groups envelopes"),
+        "oscp groups troubles",
+        "oscp groups plan",
         *(
             f"oscp {peers} {act}"
             for peers in ("providers", "optimizers")

@@ -70,6 +70,21 @@ def _furnish(conn: Connection) -> None:
         """,
         (before,),
     )
+    flat = [500] * 672
+    battery = {"name": "cellar", "type": "battery", "power_w": [-900, *[0] * 671]}
+    limits = {f"{name}_limit_w": [None] * 672 for name in ("import", "export")}
+    loads = {name: flat for name in ("load_w", "least_load_w", "most_load_w", "net_w")}
+    periods = {
+        **limits, **loads, "period_s": 900, "load_source": "the last 4 weeks",
+        "optimum_w": [None] * 672, "devices": [{**battery, "soc": [40.0] * 672}],
+    }  # fmt: skip
+    missed = {"from": "soon", "to": "later", "which": "import", "by_w": 77, "reason": "empty"}
+    conn.execute("insert into plan_due (group_id, due_at) values (1, %s)", (NOW,))
+    conn.execute(
+        "insert into plan (group_id, made_at, from_at, source, solve_s, periods, breaks)"
+        " values (1, %s, %s, 'highs', 0.3, %s, %s)",
+        (NOW, NOW, json.dumps(periods), json.dumps([missed])),
+    )
 
 
 @pytest.fixture
@@ -102,6 +117,7 @@ def test_a_group_is_explained_at_a_terminal(fpd: Fpd) -> None:
         (("forecasts", "1"), ("f-1", "CONSUMPTION")),
         (("forecasts", "1", "--view", "inforce"), ("f-1", "3000", "ALL")),
         (("envelopes", "1", "--hours", "24"), ("3000", "none")),
+        (("plan", "1"), ("highs", "the last 4 weeks", "cellar %", "-900", "77", "empty")),
     ):
         shown = fpd(*arguments)
         assert (shown.returncode, shown.stderr) == (0, ""), shown
@@ -109,6 +125,8 @@ def test_a_group_is_explained_at_a_terminal(fpd: Fpd) -> None:
         assert "\x1b" not in shown.stdout
     (held,) = json.loads(fpd("envelopes", "1", "--json").stdout)
     assert (held["maxW"], held["until"], held["forecastIds"]) == (3000, None, [1])
+    planned = json.loads(fpd("plan", "1", "--json", "--hours", "1").stdout)
+    assert planned["devices"][0]["powerW"] == [-900, 0, 0, 0]
 
 
 def test_what_cannot_be_answered_is_said_in_a_line(fpd: Fpd) -> None:

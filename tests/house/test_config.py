@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as trying
 from hypothesis import strategies as st
 
-from fpd.config import DEVICE_TYPES, BatteryDevice, BluegenDevice, Config, Subscribe
+from fpd.adapters import TYPES
+from fpd.adapters.battery_keys import BatteryDevice
+from fpd.config import BluegenDevice, Config, Subscribe
 from fpd.config_file import ConfigFaults, load
 from fpd.config_lines import locate
 from fpd.config_values import settings
@@ -418,8 +420,8 @@ ANY_KEY = st.sampled_from(
     [
         *((table.key, key) for table in settings(Config).values() if table.table
           for setting in settings(table.table).values() for key in setting.keys),
-        *(("device", key) for cls in DEVICE_TYPES.values()
-          for setting in settings(cls).values() for key in setting.keys),
+        *(("device", key) for type_ in TYPES.values()
+          for setting in settings(type_.keys).values() for key in setting.keys),
         *((key,) for setting in settings(Config).values() for key in setting.keys),
     ]
 )  # fmt: skip

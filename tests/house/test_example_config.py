@@ -7,7 +7,8 @@ from pathlib import Path
 
 from example_config import FILE, render
 
-from fpd.config import BatteryDevice, BluegenDevice
+from fpd.adapters.battery_keys import BatteryDevice
+from fpd.config import BluegenDevice
 from fpd.config_file import load
 
 HOME = {"HOME": "/home/operator"}

@@ -17,6 +17,7 @@ from fpd.store.control import EnvelopeRow, Property
 from fpd.store.db import Database
 from fpd.store.devices import DeviceState, Wish
 
+A = {"holder": "a"}
 NOW = datetime(2025, 3, 12, 10, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
 IDLE = {"kind": "setpoint", "power_w": 0}
@@ -39,7 +40,7 @@ async def conn(db: Database) -> AsyncIterator[AsyncConnection]:
 
 
 async def claim(conn: AsyncConnection, name: str = "cellar", at: datetime = NOW) -> DeviceState:
-    (state,) = await devices.claim(conn, leases={name: at + timedelta(seconds=40)}, now=at)
+    (state,) = await devices.claim(conn, **A, leases={name: at + timedelta(seconds=40)}, now=at)
     return state
 
 
@@ -51,9 +52,9 @@ async def commands(conn: AsyncConnection) -> list[tuple[Any, ...]]:
 async def test_a_device_is_visited_by_one_daemon_at_a_time(conn: AsyncConnection) -> None:
     assert (await claim(conn)).health == "unknown"
     soon = {"cellar": NOW + timedelta(seconds=40)}
-    assert await devices.claim(conn, leases=soon, now=NOW + timedelta(seconds=39)) == []
+    assert await devices.claim(conn, **A, leases=soon, now=NOW + timedelta(seconds=39)) == []
     again = {"cellar": NOW + timedelta(seconds=90)}
-    assert len(await devices.claim(conn, leases=again, now=NOW + timedelta(seconds=40))) == 1
+    assert len(await devices.claim(conn, **A, leases=again, now=NOW + timedelta(seconds=40))) == 1
 
 
 async def test_only_devices_asked_for_and_due_are_claimed(conn: AsyncConnection) -> None:
@@ -61,8 +62,10 @@ async def test_only_devices_asked_for_and_due_are_claimed(conn: AsyncConnection)
     waiting = replace(state, due_at=LATER)
     assert await devices.save(conn, waiting, seen=state, release=True, now=NOW)
     leases = {"cellar": LATER, "elsewhere": LATER}
-    assert await devices.claim(conn, leases=leases, now=NOW) == []
-    assert [s.name for s in await devices.claim(conn, leases={"cell": LATER}, now=NOW)] == ["cell"]
+    assert await devices.claim(conn, **A, leases=leases, now=NOW) == []
+    assert [s.name for s in await devices.claim(conn, **A, leases={"cell": LATER}, now=NOW)] == [
+        "cell"
+    ]
 
 
 async def test_who_lost_the_lease_may_not_write(conn: AsyncConnection) -> None:
@@ -165,28 +168,32 @@ async def test_groups_with_devices_come_under_control(conn: AsyncConnection) -> 
     controlled = await group(conn, device="cellar", link="offline")
     await control.enrol(conn, now=NOW)
     await control.enrol(conn, now=LATER)
-    (due,) = await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10)
+    (due,) = await control.claim(conn, **A, now=NOW, lease=timedelta(seconds=30), limit=10)
     assert (due.group_id, due.provider_online, due.optimizer_online) == (controlled, False, True)
-    assert await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10) == []
+    assert await control.claim(conn, **A, now=NOW, lease=timedelta(seconds=30), limit=10) == []
     await control.settle(conn, due={controlled: LATER}, until={controlled: None})
-    assert await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10) == []
-    assert len(await control.claim(conn, now=LATER, lease=timedelta(seconds=30), limit=10)) == 1
+    assert await control.claim(conn, **A, now=NOW, lease=timedelta(seconds=30), limit=10) == []
+    assert (
+        len(await control.claim(conn, **A, now=LATER, lease=timedelta(seconds=30), limit=10)) == 1
+    )
 
 
 async def test_a_group_woken_while_it_is_looked_at_is_due_again(conn: AsyncConnection) -> None:
     group_id = await group(conn, device="cellar")
     await control.enrol(conn, now=NOW)
-    await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10)
+    await control.claim(conn, **A, now=NOW, lease=timedelta(seconds=30), limit=10)
     await control.wake(conn, device="cellar", now=NOW)
     await control.settle(conn, due={group_id: LATER}, until={group_id: None})
-    assert len(await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10)) == 1
+    assert len(await control.claim(conn, **A, now=NOW, lease=timedelta(seconds=30), limit=10)) == 1
 
 
 async def test_a_daemon_that_died_gives_its_groups_back(conn: AsyncConnection) -> None:
     await group(conn, device="cellar")
     await control.enrol(conn, now=NOW)
-    await control.claim(conn, now=NOW, lease=timedelta(seconds=30), limit=10)
-    assert len(await control.claim(conn, now=LATER, lease=timedelta(seconds=30), limit=10)) == 1
+    await control.claim(conn, **A, now=NOW, lease=timedelta(seconds=30), limit=10)
+    assert (
+        len(await control.claim(conn, **A, now=LATER, lease=timedelta(seconds=30), limit=10)) == 1
+    )
 
 
 async def test_a_device_is_driven_through_one_asset(conn: AsyncConnection) -> None:

@@ -15,7 +15,8 @@ import aiohttp
 from aiohttp import web
 from cryptography.fernet import Fernet
 
-from fpd.config import BatteryDevice, Config, Http, Oscp
+from fpd.adapters.battery_keys import BatteryDevice
+from fpd.config import Config, Http, Oscp
 from fpd.flows.context import Context
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient

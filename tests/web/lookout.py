@@ -14,7 +14,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from cryptography.fernet import Fernet
 from psycopg.types.json import Jsonb
 
-from fpd.config import BatteryDevice, Config, Oscp
+from fpd.adapters.battery_keys import BatteryDevice
+from fpd.config import Config, Oscp
 from fpd.crew import Crew
 from fpd.embedded.broker import BrokerAddress
 from fpd.flows.context import Context

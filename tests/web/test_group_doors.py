@@ -134,6 +134,7 @@ async def test_an_instant_is_explained_from_the_message_to_the_device(look: Look
         "optimumW": 1000,
         "reason": "forecast",
         "forecastIds": [said],
+        "phases": [],
     }
     limit, wished = found["forecasts"]
     assert limit == {

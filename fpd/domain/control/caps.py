@@ -13,7 +13,8 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
 from fpd.domain.course import Course, Span, lay, newer
-from fpd.domain.forecast import Envelope, Grant
+from fpd.domain.forecast import Envelope
+from fpd.domain.grants import Grant
 from fpd.domain.units import floor_w
 
 TICK: Final = timedelta(minutes=15)

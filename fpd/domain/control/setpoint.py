@@ -9,11 +9,12 @@ last value of either direction for ever) and the public v2 interface (`POST /api
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 
 from fpd.domain.control.caps import ceil_w
+from fpd.domain.control.share import Reach, share
 from fpd.domain.units import floor_w
 from fpd.errors import Malformed
 
@@ -105,6 +106,13 @@ class Setpoint:
     resulting_net_import_w: Decimal
 
 
+def wished(task: Task, wish_w: int | None) -> Task:
+    """Return the task with what a plan wishes of the battery, unless an optimum is given."""
+    if wish_w is None or task.optimum_w is not None:
+        return task
+    return replace(task, optimum_w=task.net_load_w - task.fuel_cell_w - wish_w)
+
+
 def step(
     battery: Battery,
     charge: Charge,
@@ -126,21 +134,23 @@ def step(
     Interpretation: fractions are rounded towards compliance; where both limits leave no whole
     watt between them that of the export is kept.
     """
-    charge = _rested(battery, charge)
-    max_discharge_w, max_charge_w = _available(battery, charge, task.sustain_s)
+    charge = rested(battery, charge)
+    max_discharge_w, max_charge_w = available(battery, charge, task.sustain_s)
     load_w = task.net_load_w - task.fuel_cell_w
     low = None if task.import_limit_w is None else ceil_w(load_w - task.import_limit_w)
     high = None if task.export_limit_w is None else floor_w(load_w + task.export_limit_w)
-
-    wanted_w = 0 if task.optimum_w is None else round(load_w - task.optimum_w)
-    if not may_reverse and last_w is not None and wanted_w * last_w < 0:
-        wanted_w = 0
-    setpoint_w = _within(_within(wanted_w, low, high), -max_charge_w, max_discharge_w)
-    sent = True
-    if last_w is not None and abs(setpoint_w - last_w) <= deadband_w:
-        keeps_limits = last_w == _within(last_w, low, high)
-        if keeps_limits and -max_charge_w <= last_w <= max_discharge_w:
-            setpoint_w, sent = last_w, False
+    reach = Reach(
+        id="",
+        priority=1,
+        least_w=-max_charge_w,
+        most_w=max_discharge_w,
+        running_w=last_w,
+        deadband_w=deadband_w,
+        bound_to=0 if may_reverse or not last_w else 1 if last_w > 0 else -1,
+    )
+    wanted_w = None if task.optimum_w is None else round(load_w - task.optimum_w)
+    found = share([reach], low=low, high=high, wanted_w=wanted_w)
+    setpoint_w, sent = found.setpoint_w[""], not found.kept
     return Setpoint(
         setpoint_w=setpoint_w,
         sent=sent,
@@ -171,7 +181,7 @@ def calls(api: BatteryApi, setpoint_w: int, last_w: int | None) -> tuple[tuple[s
     return tuple((method, f"/api/{api}/setpoint/{way}/{power_w}") for way, power_w in told)
 
 
-def _rested(battery: Battery, charge: Charge) -> Charge:
+def rested(battery: Battery, charge: Charge) -> Charge:
     """Return which directions are blocked now: at a bound, until `soc_hyst` away from it."""
     if charge.usoc is None:
         return charge
@@ -183,7 +193,7 @@ def _rested(battery: Battery, charge: Charge) -> Charge:
     )
 
 
-def _available(battery: Battery, charge: Charge, sustain_s: Decimal) -> tuple[int, int]:
+def available(battery: Battery, charge: Charge, sustain_s: Decimal) -> tuple[int, int]:
     """Return the discharge and the charge (W, both ≥ 0) that can be held for `sustain_s`."""
     if charge.usoc is None:
         return 0, 0
@@ -197,9 +207,3 @@ def _available(battery: Battery, charge: Charge, sustain_s: Decimal) -> tuple[in
         0 if charge.discharge_blocked else min(battery.max_discharge_w, spend_w),
         0 if charge.charge_blocked else min(battery.max_charge_w, store_w),
     )
-
-
-def _within(value: int, low: int | None, high: int | None) -> int:
-    """Return the nearest value not below `low` and not above `high`; `high` wins."""
-    value = value if low is None else max(value, low)
-    return value if high is None else min(value, high)

@@ -252,13 +252,13 @@ def follow(
                 ceiling[node] = max(min(ceiling[node], most), limits.min_w)
             if least is not None:
                 ground[node] = min(max(ground[node], least), limits.max_w)
-    upper = _below(ceiling, limits.step_up_w, limits.step_dn_w)
-    wanted = _below(_targets(asked, limits, week, base_w), limits.step_up_w, limits.step_dn_w)
+    upper = below(ceiling, limits.step_up_w, limits.step_dn_w)
+    wanted = below(_targets(asked, limits, week, base_w), limits.step_up_w, limits.step_dn_w)
     lower = _above(ground, limits.step_up_w, limits.step_dn_w)
     curve = tuple(min(u, max(w, g)) for u, w, g in zip(upper, wanted, lower, strict=True))
     return Profile(
         curve_w=curve,
-        points=_points(curve),
+        points=points_of(curve),
         violations=tuple(_violations(asked, curve, shaped)),
         max_step_up_w=limits.step_up_w,
         max_step_dn_w=limits.step_dn_w,
@@ -298,7 +298,7 @@ def _targets(asked: TickLimits, limits: UnitLimits, week: Week, base_w: Decimal 
     return [targets.get(index, base) for index in range(TICKS_PER_WEEK)]
 
 
-def _below(nodes: Sequence[int], step_up_w: int, step_dn_w: int) -> list[int]:
+def below(nodes: Sequence[int], step_up_w: int, step_dn_w: int) -> list[int]:
     """Return the largest circular curve under `nodes` whose steps the unit accepts.
 
     p[k] = min over j of n[j] + min(step_up × ticks from j to k, step_dn × ticks from k to j);
@@ -315,10 +315,10 @@ def _below(nodes: Sequence[int], step_up_w: int, step_dn_w: int) -> list[int]:
 
 def _above(nodes: Sequence[int], step_up_w: int, step_dn_w: int) -> list[int]:
     """Return the smallest circular curve over `nodes` whose steps the unit accepts."""
-    return [-w for w in _below([-w for w in nodes], step_dn_w, step_up_w)]
+    return [-w for w in below([-w for w in nodes], step_dn_w, step_up_w)]
 
 
-def _points(curve: Sequence[int]) -> tuple[Point, ...]:
+def points_of(curve: Sequence[int]) -> tuple[Point, ...]:
     """Return both ends and every tick that differs from a neighbour.
 
     So the points read the same whether a unit holds values or joins them by lines.
@@ -329,6 +329,16 @@ def _points(curve: Sequence[int]) -> tuple[Point, ...]:
         for tick, power_w in enumerate(curve)
         if tick in (0, last) or not curve[tick - 1] == power_w == curve[tick + 1]
     )
+
+
+def most_delivered(
+    points: Iterable[tuple[int, int]], *, window: Window, week: Week, semantics: Semantics
+) -> tuple[int, ...]:
+    """Return what a unit may deliver at most (W) in each tick of a window, by its (tick, W)."""
+    powers = dict(points)
+    held = powers[max(powers)]
+    curve = [held := powers.get(tick, held) for tick in range(TICKS_PER_WEEK)]
+    return tuple(max(curve[node] for node in nodes) for nodes in _shaped(window, week, semantics))
 
 
 def _violations(

@@ -101,7 +101,10 @@ _GROUP_CONTROL: Final = Part(
         ),
         Field(name="marginPercent", kind=Number(least=0, most=50), default=2),
         Field(name="meter", kind=_METER),
+        Field(name="expectedLoad", kind=_METER),
         Field(name="settleSeconds", kind=Number(least=0, most=900)),
+        # An extension of ours: AdjustGroupCapacityForecast when a limit cannot be kept.
+        Field(name="requestAdjustment", kind=Flag()),
     )
 )
 

@@ -1,12 +1,13 @@
-"""The pages: the status at `/`, refreshed by itself, and at `/api` every door, to be tried.
+"""The pages: the status at `/`, refreshed by itself, plans at `/plan`, every door at `/api`.
 
 Nothing is fetched from elsewhere.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from functools import cache
 from http import HTTPStatus
 from importlib.resources import files
@@ -17,11 +18,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fpd import __version__
 from fpd.errors import Forbidden, Unauthenticated, Unavailable
+from fpd.flows import planned
 from fpd.web.credentials import CHALLENGE
 from fpd.web.dashboard import words
 from fpd.web.dashboard.attention import attention, breach_of
 from fpd.web.dashboard.gauge import gauge
+from fpd.web.dashboard.plan_picture import picture
 from fpd.web.keys import CONTEXT
+from fpd.web.query import Query
 from fpd.web.status import snapshot, viewer
 
 _STATIC = {
@@ -49,14 +53,25 @@ def routes() -> Iterable[web.RouteDef]:
         web.get("/", _page),
         web.get("/dashboard/live", _live),
         web.get("/api", _api),
+        web.get("/plan", _plan),
         *(web.get(f"/dashboard/{name}", _static) for name in _STATIC),
     )
 
 
 async def _page(request: web.Request) -> web.Response:
-    """Show the status; who may not see it, or cannot be identified now, is told what to do."""
+    """Show the status."""
+    return await _or_why_not(_status_page(request))
+
+
+async def _plan(request: web.Request) -> web.Response:
+    """Show the plan of `group`: limits, load and devices, for `hours` (48)."""
+    return await _or_why_not(_plan_page(request))
+
+
+async def _or_why_not(page: Coroutine[Any, Any, web.Response]) -> web.Response:
+    """Return a page; who may not see it, or cannot be identified now, is told what to do."""
     try:
-        values = await _values(request)
+        return await page
     except (Unauthenticated, Forbidden) as error:
         status = HTTPStatus.UNAUTHORIZED
         if isinstance(error, Forbidden):
@@ -68,7 +83,21 @@ async def _page(request: web.Request) -> web.Response:
         response = _html("away.html", {"reason": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
         response.headers["Retry-After"] = str(error.retry_after_s)
         return response
-    return _html("page.html", values)
+
+
+async def _status_page(request: web.Request) -> web.Response:
+    return _html("page.html", await _values(request))
+
+
+async def _plan_page(request: web.Request) -> web.Response:
+    user_id = await viewer(request)
+    query = Query(request.query, ("group", "hours"))
+    group_id, hours = query.number("group") or 0, query.number("hours", most=168) or 48
+    group, plan = await planned.of_group(request.app[CONTEXT], user_id=user_id, group_id=group_id)
+    values: dict[str, Any] = {"group": group, "plan": plan, "hours": hours, "most": _MOST_ROWS}
+    if plan is not None:
+        values["picture"] = await asyncio.to_thread(picture, plan, hours=hours)
+    return _html("plan.html", values)
 
 
 async def _live(request: web.Request) -> web.Response:

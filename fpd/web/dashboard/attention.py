@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from fpd.domain.compliance import SAID, Cause
 from fpd.store.overview import Debts, Device, Group, Overview, Peer
+from fpd.store.troubles import Trouble
 from fpd.web.dashboard import words
 from fpd.web.status import Status
 
@@ -36,6 +38,7 @@ def attention(status: Status) -> tuple[Notice, ...]:
             notices += _group(group, status.at)
         for device in status.known.devices:
             notices += _device(device, status)
+        notices += _troubles(status.troubles)
         notices += _debts(status.known.debts, status.at)
         notices += _streams(status.known)
     return tuple(sorted(notices, key=lambda notice: notice.level != "bad"))
@@ -89,6 +92,23 @@ def breach_of(group: Group) -> str | None:
     if envelope.min_w is not None and measured.power_w <= envelope.min_w - 1:
         return f"{words.watts(envelope.min_w - measured.power_w)} above its export limit"
     return None
+
+
+def _troubles(troubles: Iterable[Trouble]) -> Iterator[Notice]:
+    """Tell of each group and reason in one line: one device may break many blocks."""
+    together: dict[tuple[int, str], list[Trouble]] = {}
+    for one in troubles:
+        together.setdefault((one.group_id, one.reason), []).append(one)
+    for those in together.values():
+        worst = max(those, key=lambda one: one.by_w)
+        told = "its provider was told" if worst.told_as else "nobody was told"
+        blocks = f"{words.number(len(those))} block{'' if len(those) == 1 else 's'}"
+        yield Notice(
+            "bad",
+            worst.group_name,
+            f"cannot keep {blocks} of its {worst.direction} limit, up to {words.watts(worst.by_w)} "
+            f"beyond: {SAID[Cause(worst.reason)]} ({told})",
+        )
 
 
 def _device(device: Device, status: Status) -> Iterator[Notice]:

@@ -1,7 +1,7 @@
 """What the BlueGen service answers, read leniently (seed 000; reference: devices §1.3, §1.4).
 
 Numbers come as text, objects come wrapped or not, and table and examples of the manual spell
-some keys differently: both are accepted everywhere.
+some keys differently: both are accepted everywhere. What cannot be meant raises Malformed.
 """
 
 from __future__ import annotations
@@ -10,35 +10,58 @@ import base64
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 
-from fpd.adapters.device import Unreachable
-from fpd.adapters.lenient import integer, mapping, number, power
 from fpd.domain.control.ticks import UnitLimits
+from fpd.domain.lenient import integer, mapping, number, power
 from fpd.errors import Malformed
 
 Points = tuple[tuple[int, int], ...]
 
 POWER_EXPORT = "powerexport"
 UNDEFINED = "-"
+_STATES = {
+    "off": "OFF",
+    "heat-up": "HEAT_UP",
+    "heatup": "HEAT_UP",
+    "powerexport": "POWER_EXPORT",
+    "selfsustain": "SELF_SUSTAIN",
+    "self-sustain": "SELF_SUSTAIN",
+    "cooldown": "COOL_DOWN",
+    "cool-down": "COOL_DOWN",
+}
 _LAST_EPOCH_S = 253_402_300_800  # the year 10000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitStatus:
-    """`state` in the unit's words; `profiling` False: profiles are ignored; `profile_id` None:
-    not said.
+    """`state` in the unit's words; `profiling` False: profiles are ignored; None: not said.
+
+    `tz` is the unit's zone, `group_id` 0 without group.
     """
 
     state: str
     profiling: bool
     profile_id: int | None
+    model: str | None = None
+    tz: str | None = None
+    group_id: int | None = None
 
     @property
     def exporting(self) -> bool:
         return _squeezed(self.state) == POWER_EXPORT
+
+    @property
+    def dispatchable(self) -> bool:
+        """Whether it would follow a profile now."""
+        return self.exporting and self.profiling
+
+    @property
+    def known(self) -> str:
+        """The state in one spelling: one of the documented words, else UNKNOWN."""
+        return _STATES.get(_squeezed(self.state), "UNKNOWN")
 
     @property
     def undefined(self) -> bool:
@@ -47,16 +70,27 @@ class UnitStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Power in W or energy in kWh, gas in SLM or kL, at an instant; None where unusable."""
+    """Power in W or energy in kWh, gas in SLM or kL, at an instant; None where unusable.
+
+    `spoiled`: how many of the two were said, but cannot be true.
+    """
 
     at: datetime | None
     power: float | None
     gas: float | None
+    spoiled: int = 0
 
 
-def unit_ids(body: Any) -> tuple[int, ...]:
-    ids = (integer(mapping(unit).get("id")) for unit in _list(body, "units"))
-    return tuple(unit_id for unit_id in ids if unit_id is not None)
+def units(body: Any) -> dict[int, str]:
+    """Return the names of units by their ids, also of a profile's members."""
+    key = "members" if "members" in mapping(body) else "units"
+    entries = [mapping(entry) for entry in _list(body, key)]
+    ids = [integer(entry.get("id")) for entry in entries]
+    return {
+        unit_id: str(entry.get("name", ""))
+        for unit_id, entry in zip(ids, entries, strict=True)
+        if unit_id is not None
+    }
 
 
 def unit_status(body: Any) -> UnitStatus:
@@ -66,11 +100,14 @@ def unit_status(body: Any) -> UnitStatus:
         fields = fields["status"]
     state = fields.get("status")
     if not isinstance(state, str):
-        raise Unreachable("the unit's answer holds no status")
+        raise Malformed("the unit's answer holds no status")
     return UnitStatus(
         state=state,
         profiling=integer(fields.get("pp")) == 1,
         profile_id=integer(fields.get("pid")) or None,
+        model=_text(fields.get("model")),
+        tz=_text(fields.get("tz")),
+        group_id=integer(fields.get("gid")),
     )
 
 
@@ -83,26 +120,38 @@ def limits(body: Any, *, slew_minutes: int) -> UnitLimits:
             minpower=least, maxpower=most, slew_up=up, slew_dn=down, slew_minutes=slew_minutes
         )
     except (ArithmeticError, ValueError, Malformed):
-        raise Unreachable("the unit's limits are incomplete or impossible") from None
+        raise Malformed("the unit's limits are incomplete or impossible") from None
 
 
-def measured(body: Any, wrapper: str) -> Measured:
-    """Read `current` or `acc`; the table calls the time `when`, the example `timestamp`."""
+def measured(body: Any, wrapper: str, *, tz: tzinfo = UTC) -> Measured:
+    """Read `current` or `acc`; the table calls the time `when`, the example `timestamp`.
+
+    `tz` is the zone of its timestamp, which does not name one. A power that is no number, is
+    negative or is more than anything behind a meter delivers is None.
+    """
     fields = _unwrapped(body, wrapper)
+    if not fields:
+        raise Malformed(f"the answer holds no {wrapper}")
+    values = {key: _not_negative(fields.get(key)) for key in ("power", "gas")}
     return Measured(
-        at=instant(fields.get("timestamp", fields.get("when"))),
-        power=_not_negative(fields.get("power")),
-        gas=_not_negative(fields.get("gas")),
+        at=instant(fields.get("timestamp", fields.get("when")), tz=tz),
+        power=values["power"],
+        gas=values["gas"],
+        spoiled=sum(
+            value is None and fields.get(key) not in (None, "") for key, value in values.items()
+        ),
     )
 
 
-def instant(value: object) -> datetime | None:
-    """Read `YYYY-MM-DD HH:MM:SS`, taken as UTC (Interpretation: the manual names no zone)."""
+def instant(value: object, *, tz: tzinfo = UTC) -> datetime | None:
+    """Read `YYYY-MM-DD HH:MM:SS` in `tz` (Interpretation: UTC, since the manual names no zone)."""
     if not isinstance(value, str):
         return None
     try:
-        return datetime.strptime(value, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
-    except ValueError:
+        text = value.strip().replace("T", " ")
+        read = datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=tz)
+        return read.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
 
 
@@ -127,8 +176,14 @@ def created(body: Any) -> int:
     fields = {key.lower(): value for key, value in mapping(body).items()}
     profile_id = integer(fields.get("pid", fields.get("id")))
     if profile_id is None:
-        raise Unreachable("the answer names no id for the new profile")
+        raise Malformed("the answer names no id for the new profile")
     return profile_id
+
+
+def profile_name(body: Any) -> tuple[int | None, str | None]:
+    """Read the id and the name of `GET /profile/<id>`."""
+    fields = _unwrapped(body, "profile")
+    return integer(fields.get("id", fields.get("pid"))), _text(fields.get("name"))
 
 
 def points(body: Any) -> Points:
@@ -138,9 +193,27 @@ def points(body: Any) -> Points:
         fields = mapping(entry)
         tick, power_w = integer(fields.get("tick")), power(fields.get("power"))
         if tick is None or power_w is None:
-            raise Unreachable("the profile holds a point that is not one")
+            raise Malformed("the profile holds a point that is not one")
         found.append((tick, round(power_w)))
     return tuple(sorted(found))
+
+
+def history(body: Any, *, tz: tzinfo = UTC) -> tuple[Measured, ...]:
+    """Return the rows of `GET /unit/<id>/history` that look like `current`, in their order.
+
+    Interpretation: the manual does not show a row; one that has no time is left out.
+    """
+    rows = (measured(row, "current", tz=tz) for row in _list(body, "data"))
+    return tuple(row for row in rows if row.at is not None)
+
+
+def public_key(body: Any) -> tuple[str, str]:
+    """Read `GET /customer/pubkey`: the key as it is written, and when it was issued."""
+    fields = _unwrapped(body, "pubkey")
+    key, issued_on = _text(fields.get("pubkey")), fields.get("issuedon")
+    if key is None or issued_on in (None, ""):
+        raise Malformed("the answer holds no public key with its date of issue")
+    return key, str(issued_on)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +230,7 @@ def login(body: Any, *, now: datetime) -> Login:
     fields = mapping(body)
     token = fields.get("jwt")
     if not isinstance(token, str) or not token:
-        raise Unreachable("the login's answer holds no token")
+        raise Malformed("the login's answer holds no token")
     claims = _claims(token)
     ends_at, issued_at = _epoch(claims.get("exp")), _epoch(claims.get("iat"))
     life = None if ends_at is None else ends_at - (issued_at or now)
@@ -193,8 +266,12 @@ def _unwrapped(body: Any, wrapper: str) -> dict[str, Any]:
 def _list(body: Any, key: str) -> Iterable[Any]:
     found = mapping(body).get(key) if isinstance(body, dict) else body
     if not isinstance(found, list):
-        raise Unreachable(f"the answer holds no list of {key}")
+        raise Malformed(f"the answer holds no list of {key}")
     return found
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _not_negative(value: object) -> float | None:

@@ -1,0 +1,60 @@
+"""Give devices back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fpd.cli.frame import config_option, in_context, load, print_table
+from fpd.errors import FpdError
+
+if TYPE_CHECKING:
+    from fpd.config import Config
+    from fpd.flows.releasing import Released
+
+
+@click.command()
+@config_option
+@click.option(
+    "--after-stop",
+    is_flag=True,
+    help="For systemd's ExecStopPost: the daemon of this configuration has ended. Leaves weekly "
+    "profiles, and what another daemon looks after.",
+)
+def release(file: Path | None, after_stop: bool) -> None:
+    """Put every device in its rest state: batteries idle or in their owner's mode, fuel cells
+    back to their own profile.
+
+    Works without the database, too: then from the configuration alone. A running daemon may steer
+    a device again; pause its group first. Exits with 1 if a device could not be released.
+
+    \b
+    Examples:
+      fpd release
+      fpd release -c /etc/fpd/config.toml --after-stop
+    """
+    config = load(file)
+    if not config.devices:
+        click.echo("no devices are configured")
+        return
+    outcomes = _released(config, after_stop)
+    rows = [[one.device, "released" if one.ok else "FAILED", one.outcome] for one in outcomes]
+    print_table("", ["device", "", "outcome"], rows)
+    if any(not one.ok for one in outcomes):
+        sys.exit(1)
+
+
+def _released(config: Config, after_stop: bool) -> list[Released]:
+    import asyncio
+
+    from fpd.app import clock
+    from fpd.flows import releasing
+
+    try:
+        return in_context(config, lambda context: releasing.release(context, after_stop=after_stop))
+    except (FpdError, OSError) as away:
+        click.echo(f"without the database: {away}", err=True)
+    return asyncio.run(releasing.release_straight(config, clock=clock, after_stop=after_stop))

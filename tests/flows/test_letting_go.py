@@ -1,0 +1,175 @@
+"""Nobody keeps a setpoint that nobody stands by: the daemon stops, or its database is away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+import pytest
+from flows.steered_house import WEDNESDAY, Hands, House, battery, fuel_cell
+
+from fpd.flows.letting_go import Deadman, at_the_end
+from fpd.flows.releasing import release, release_straight
+from fpd.sim.battery import Battery, BatteryOptions
+from fpd.sim.bluegen import BlueGen, BlueGenOptions
+from fpd.sim.journal import Filter
+from fpd.store.db import Database
+
+METER = {"nodeId": 1, "sourceId": "/site/battery", "property": "gridWatts"}
+LIMITED = {"meter": METER, "marginPercent": 0, "staticImportLimit": 3000}
+
+
+@pytest.fixture
+def clock() -> Hands:
+    return Hands()
+
+
+@pytest.fixture
+async def db(database_url: str, clock: Hands) -> AsyncIterator[Database]:
+    db = Database(database_url, clock=clock)
+    await db.open()
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+async def cellar(clock: Hands) -> AsyncIterator[Battery]:
+    simulator = Battery(BatteryOptions(usoc=60), clock=clock)
+    simulator.switch({"consumption_w": 4200})
+    await simulator.start()
+    yield simulator
+    await simulator.stop()
+
+
+def delivers(cellar: Battery) -> float:
+    return float(cellar.state()["pac_w"])
+
+
+async def test_of_several_daemons_the_last_one_lets_go(
+    database_url: str, clock: Hands, cellar: Battery
+) -> None:
+    async with AsyncExitStack() as stack:
+        houses = []
+        for name in ("north", "south"):
+            db = Database(database_url, clock=clock)
+            await db.open()
+            stack.push_async_callback(db.close)
+            house = House(db, clock, [battery(cellar.url)], name=name)
+            houses.append(await stack.enter_async_context(house))
+        north, south = houses
+        await north.group({"cellar": {}}, LIMITED)
+        for _ in range(3):
+            await north.look()
+            await south.look()
+            clock.move(seconds=10)
+        assert delivers(cellar) == 1200
+        await at_the_end(north.context, north.devices)
+        clock.move(seconds=10)
+        assert delivers(cellar) == 1200, "south goes on with it"
+        await south.look()
+        await at_the_end(south.context, south.devices)
+        clock.move(seconds=10)
+        assert delivers(cellar) == -5
+        commands = await south.commands("cellar")
+        assert [wanted["kind"] for wanted, _ in commands] == ["setpoint", "release"]
+
+
+async def test_a_daemon_that_died_is_not_waited_for_longer_than_half_a_minute(
+    database_url: str, db: Database, clock: Hands, cellar: Battery
+) -> None:
+    doomed = Database(database_url, clock=clock)
+    await doomed.open()
+    dead = House(doomed, clock, [battery(cellar.url)], name="dead")
+    await dead.group({"cellar": {}}, LIMITED)
+    await dead.look()
+    await dead.die()
+    clock.move(seconds=31)
+    async with House(db, clock, [battery(cellar.url)], name="alive") as site:
+        await site.live(seconds=20)
+        assert delivers(cellar) == 1200
+        await at_the_end(site.context, site.devices)
+        clock.move(seconds=2)
+        assert delivers(cellar) == -5
+
+
+async def test_a_lost_database_lets_go_after_three_decisions_and_is_taken_up_again(
+    db: Database, clock: Hands, cellar: Battery
+) -> None:
+    async with House(db, clock, [battery(cellar.url)]) as site:
+        deadman = Deadman(site.context, site.devices)
+        await site.group({"cellar": {}}, LIMITED)
+        await site.live(seconds=30)
+        assert delivers(cellar) == 1200
+        await db.close()
+        clock.move(seconds=29)
+        await deadman.step()
+        clock.move(seconds=2)
+        assert delivers(cellar) == 1200, "two decisions missed are no outage"
+        cellar.switch({"drop": True})
+        await deadman.step()
+        assert delivers(cellar) == 1200
+        cellar.switch({"drop": False})
+        clock.move(seconds=6)
+        await deadman.step()
+        clock.move(seconds=2)
+        assert delivers(cellar) == -5, "tried again until it is told"
+        written = len(cellar.journal.find(Filter()))
+        clock.move(seconds=60)
+        await deadman.step()
+        assert len(cellar.journal.find(Filter())) == written, "once"
+        await db.open()
+        await site.live(seconds=60)
+        assert delivers(cellar) == 1200
+
+
+async def test_what_another_daemon_has_told_since_is_its_own(
+    db: Database, clock: Hands, cellar: Battery
+) -> None:
+    async with House(db, clock, [battery(cellar.url)]) as site:
+        await site.group({"cellar": {}}, LIMITED)
+        await site.live(seconds=30)
+        cellar.switch({"consumption_w": 5000})
+        async with House(db, clock, [battery(cellar.url)], name="other") as other:
+            await other.live(seconds=20)
+            assert delivers(cellar) == 2000
+            clock.move(seconds=60)
+            await Deadman(site.context, site.devices).step()
+            clock.move(seconds=2)
+            assert delivers(cellar) == 2000
+
+
+async def test_by_hand_everything_goes_home_and_after_a_stop_what_follows_setpoints(
+    db: Database, clock: Hands, cellar: Battery
+) -> None:
+    service = BlueGen(BlueGenOptions(unit=(249,), activation_delay_s=60), clock=clock)
+    await service.start()
+    devices = [battery(cellar.url), fuel_cell(service.url)]
+    async with House(db, clock, devices) as site:
+        limits = {**LIMITED, "staticImportLimit": None, "staticExportLimit": 1000}
+        await site.group({"cellar": {}, "cell": {}}, limits)
+        cellar.switch({"consumption_w": 0, "production_w": 4200})
+        await site.live(seconds=30)
+
+        def unit() -> int:
+            return int(service.state()["units"]["249"]["pid"])
+
+        ours = unit()
+        assert (delivers(cellar), ours != 0) == (-3200, True)
+        clock.move(seconds=31)
+        found = await release(site.context, after_stop=True)
+        assert [(one.device, one.ok) for one in found] == [("cellar", True), ("cell", True)]
+        assert "weekly profile" in found[1].outcome
+        clock.move(seconds=2)
+        assert (delivers(cellar), unit()) == (-5, ours)
+        await site.live(seconds=30)
+        assert delivers(cellar) == -3200
+        straight = await release_straight(site.context.config, clock=clock, after_stop=False)
+        assert [one.ok for one in straight] == [True, False], "whose profile it had is not known"
+        clock.move(seconds=2)
+        assert delivers(cellar) == -5
+        found = await release(site.context, after_stop=False)
+        assert all(one.ok for one in found)
+        assert "may steer it again" in found[0].outcome, "the house has not stopped"
+        assert WEDNESDAY < clock() < WEDNESDAY + timedelta(hours=1)
+        await service.stop()
