@@ -120,7 +120,8 @@ class Mqtt:
     home_assistant: bool = key(False, "announce groups, devices and peers to Home Assistant")
     home_assistant_prefix: str = key("homeassistant", "its discovery prefix", form="topic level")
     subscribe: tuple[Subscribe, ...] = key(
-        (Subscribe(topic="node/+/datum/0/#"),), "datum streams to take in"
+        (Subscribe(topic="node/+/datum/0/#"), Subscribe(topic="node/+/datum")),
+        "datum streams to take in",
     )
 
 

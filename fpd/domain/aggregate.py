@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 from fpd.domain.entities import StatisticType
@@ -43,7 +43,46 @@ class Aggregation(IntEnum):
         return timedelta(seconds=self.value)
 
 
+_MOMENT: Final = timedelta(microseconds=1)
 AGGREGATIONS: Final = ("None", *(aggregation.name for aggregation in Aggregation))
+
+
+class Calendar(StrEnum):
+    """Periods of a calendar, in UTC; weeks begin on Mondays (ISO 8601)."""
+
+    WEEK = "Week"
+    MONTH = "Month"
+    YEAR = "Year"
+
+    def begun(self, at: datetime) -> datetime:
+        """Return when the period began that an instant is in."""
+        day = at.replace(hour=0, minute=0, second=0, microsecond=0)
+        match self:
+            case Calendar.WEEK:
+                return day - timedelta(days=day.weekday())
+            case Calendar.MONTH:
+                return day.replace(day=1)
+            case Calendar.YEAR:
+                return day.replace(month=1, day=1)
+
+    def following(self, start_at: datetime) -> datetime:
+        """Return when the period after the one that begins at `start_at` begins."""
+        days = {Calendar.WEEK: 7, Calendar.MONTH: 31, Calendar.YEAR: 366}[self]
+        return self.begun(start_at + timedelta(days=days))
+
+    def periods(self, start_at: datetime, end_at: datetime) -> Iterator[Period]:
+        """Yield the periods that begin in [start_at, end_at).
+
+        >>> noon = datetime.fromisoformat("2026-03-12T12:00Z")
+        >>> [f"{p.start_at:%d.%m.}" for p in Calendar.WEEK.periods(noon, noon.replace(day=24))]
+        ['16.03.', '23.03.']
+        """
+        at = self.begun(start_at)
+        if at < start_at:
+            at = self.following(at)
+        while at < end_at:
+            yield Period(at, self.following(at))
+            at = self.following(at)
 
 
 def aligned(at: datetime, aggregation: Aggregation) -> datetime:
@@ -68,13 +107,19 @@ def means(
     *,
     before: Reading | None,
     rules: Rules,
+    now: datetime,
 ) -> Iterator[tuple[datetime, Values]]:
-    """Yield what is told of an instantaneous property by period: only where it was read."""
+    """Yield what is told of an instantaneous property by period: only where it was read.
+
+    Interpretation: in a period that is not over yet the last value has held until `now`.
+    """
     for period in span:
         inside = sums.get(period.start_at)
         if inside is None:
             continue
-        mean = statistic(StatisticType.AVERAGE, inside, period, before=before, rules=rules)
+        until_at = min(period.end_at, max(now, inside.last.at + _MOMENT))
+        so_far = Period(period.start_at, until_at)
+        mean = statistic(StatisticType.AVERAGE, inside, so_far, before=before, rules=rules)
         before = inside.last
         assert mean is not None
         yield (

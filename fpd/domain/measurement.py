@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from fractions import Fraction
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -133,6 +133,21 @@ def summary(readings: Sequence[Reading]) -> Summary | None:
     )
 
 
+def joined(earlier: Summary, later: Summary) -> Summary:
+    """Return the summary of the readings of two spans, one after the other."""
+    held = _EXACT.multiply(earlier.last.value, _seconds(later.first.at - earlier.last.at))
+    return Summary(
+        count=earlier.count + later.count,
+        first=earlier.first,
+        last=later.last,
+        least=min(earlier.least, later.least),
+        most=max(earlier.most, later.most),
+        total=_EXACT.add(earlier.total, later.total),
+        weighted=_sum([earlier.weighted, held, later.weighted]),
+        falls=_sum([earlier.falls, _fall(earlier.last.value, later.first.value), later.falls]),
+    )
+
+
 def statistic(
     kind: StatisticType,
     inside: Summary | None,
@@ -186,6 +201,13 @@ def _average(inside: Summary, held: Reading | None, period: Period) -> Fraction:
     return _quotient(sum_us, _us(start_at, period.end_at))
 
 
+class Level(NamedTuple):
+    """How high a register stood, resets bridged, be it read or interpolated."""
+
+    at: datetime
+    value: Fraction
+
+
 class Energy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a register says about a period.
 
@@ -205,12 +227,14 @@ class Carry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `before` is the last reading before it, `bridge` what resets had taken from the register by
     then. `is_open`: the last period that told an energy told it up to `before` only, because the
-    level at its end was not known.
+    level at its end was not known. `since`: where what was told ended, if periods after that were
+    kept back (see `fpd.domain.metering.metered`).
     """
 
     before: Reading | None = None
     bridge: Decimal = Decimal(0)
     is_open: bool = False
+    since: Level | None = None
 
     @property
     def standing(self) -> Fraction | None:
@@ -248,8 +272,8 @@ class Register(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             end = _at(last)
         if end is None:
             return None
-        start = _at(before) if before and _near(before, period.start_at, rules) else None
-        if start is None or not self.carry.is_open:
+        start = self._told_until(before, period, rules)
+        if start is None:
             start = _edge(before, first, period.start_at, rules) or (
                 _at(first) if self.inside is not None else end
             )
@@ -262,17 +286,31 @@ class Register(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             until_at=until_at,
         )
 
-    def carried(self, period: Period, energy: Energy | None) -> Carry:
-        """Return what the next period takes over, if `energy` is what is told of this one."""
+    def carried(self, period: Period, energy: Energy | None, *, kept_back: bool = False) -> Carry:
+        """Return what the next period takes over, if `energy` is what is told of this one.
+
+        `kept_back`: it is not told yet, and the next one that is told begins where it does.
+        """
         carry = self.carry
         is_open = carry.is_open if energy is None else energy.until_at < period.end_at
+        since = carry.since if energy is None else None
+        if energy is not None and kept_back:
+            since = Level(energy.from_at, energy.register - (energy.gained or 0))
         if self.inside is None:
-            return Carry(before=carry.before, bridge=carry.bridge, is_open=is_open)
+            return Carry(before=carry.before, bridge=carry.bridge, is_open=is_open, since=since)
         return Carry(
             before=self.inside.last,
             bridge=_EXACT.add(self._bridge_at_first(), self.inside.falls),
             is_open=is_open,
+            since=since,
         )
+
+    def _told_until(self, before: Reading | None, period: Period, rules: Rules) -> Level | None:
+        """Return where the last energy that was told ended, if that is not this period's start."""
+        start = self.carry.since
+        if start is None and self.carry.is_open:
+            start = _at(before)
+        return start if start and _near(start, period.start_at, rules) else None
 
     def _bridge_at_first(self) -> Decimal:
         before, head = self.carry.before, self.inside.first if self.inside else self.after
@@ -318,18 +356,15 @@ def _raised(reading: Reading | None, bridge: Decimal) -> Reading | None:
     return Reading(reading.at, _EXACT.add(reading.value, bridge))
 
 
-def _near(level: Reading, at: datetime, rules: Rules) -> bool:
+def _near(level: Reading | Level, at: datetime, rules: Rules) -> bool:
     return abs(level.at - at) <= rules.reach
 
 
-_Level = tuple[datetime, Fraction]
+def _at(reading: Reading | None) -> Level | None:
+    return None if reading is None else Level(reading.at, _quotient(reading.value))
 
 
-def _at(reading: Reading | None) -> _Level | None:
-    return None if reading is None else (reading.at, _quotient(reading.value))
-
-
-def _edge(low: Reading | None, high: Reading | None, at: datetime, rules: Rules) -> _Level | None:
+def _edge(low: Reading | None, high: Reading | None, at: datetime, rules: Rules) -> Level | None:
     """Return the level at an instant between two readings; None when they do not tell it."""
     if high is not None and high.at == at:
         return _at(high)
@@ -337,7 +372,7 @@ def _edge(low: Reading | None, high: Reading | None, at: datetime, rules: Rules)
         return None
     sum_us = _EXACT.multiply(low.value, _us(at, high.at))
     sum_us = _EXACT.fma(high.value, _us(low.at, at), sum_us)
-    return at, _quotient(sum_us, _us(low.at, high.at))
+    return Level(at, _quotient(sum_us, _us(low.at, high.at)))
 
 
 def _fall(earlier: Decimal, later: Decimal) -> Decimal:

@@ -132,19 +132,24 @@ def taken(settings: Settings, read: Read, period: Period, rules: Rules) -> Meter
 def metered(settings: Settings, reads: Sequence[Read], period: Period, rules: Rules) -> Metered:
     """Return what registers, one of each property, say about a period.
 
-    While one of them is missing nothing is told.
+    Interpretation: while one of them is missing nothing is told, since a part would pass for the
+    sum, and zero in place of the missing one would be invented. What the others gained meanwhile
+    is kept back and told with the next sum that is whole, from where the last one that was told
+    ended, so that all that is told adds up to what the registers moved. What is kept back for
+    longer than `rules.reach` is not told, as after a silence of that length.
     """
-    known, carries = [], []
+    found, known = [], []
     for read in reads:
         register = Register(carry=read.carry, inside=read.inside, after=read.after)
         energy = register.energy(period, rules)
-        carries.append(register.carried(period, energy))
+        found.append((register, energy))
         if energy is not None:
             known.append(energy)
-    energy = sum_of(known) if len(known) == len(reads) else None
+    whole = sum_of(known) if len(known) == len(reads) else None
+    kept_back = len(reads) > 1 and (whole is None or whole.gained is None)
     return Metered(
-        energy=None if energy is None else _scaled(energy, settings.multiplier),
-        carries=tuple(carries),
+        energy=None if whole is None else _scaled(whole, settings.multiplier),
+        carries=tuple([one.carried(period, said, kept_back=kept_back) for one, said in found]),
         multiplier=settings.multiplier,
     )
 

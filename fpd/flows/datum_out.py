@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from fpd.domain.aggregate import Aggregation, Values, aligned, gains, means, periods
-from fpd.domain.measurement import Period, Rules
+from fpd.domain.aggregate import Aggregation, Calendar, Values, aligned, gains, means, periods
+from fpd.domain.measurement import Period, Rules, Summary, joined
 from fpd.errors import Malformed
 from fpd.flows.context import Context
 from fpd.store import datum_out as store
 from fpd.store import datum_sums
 from fpd.store.datum_out import Page, Place, Stream, Told
-from fpd.store.datum_sums import Around
+from fpd.store.datum_sums import Around, Property
 
 _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
@@ -27,7 +27,8 @@ _NAMES: Final = 50_000  # datum at a time whose properties' names are looked up
 _PERIODS: Final = 2000  # periods of all streams at a time
 _SPAN: Final = timedelta(days=7)  # of all streams at a time
 _BREATH: Final = 50
-_DAY: Final = timedelta(days=1)  # the longest period
+_DAY: Final = timedelta(days=1)
+_YEAR: Final = timedelta(days=366)  # the longest period
 LONGEST: Final = timedelta(days=3660)
 
 
@@ -145,15 +146,20 @@ async def interval(context: Context, wanted: Sequence[Stream]) -> tuple[datetime
         return await store.interval(conn, wanted)
 
 
-async def narrowed(context: Context, asked: Asked, wanted: Sequence[Stream]) -> Asked:
-    """Return the same without the time in which there are no datum."""
+async def narrowed(
+    context: Context, asked: Asked, wanted: Sequence[Stream], *, longest: timedelta = _DAY
+) -> Asked:
+    """Return the same without the time in which there are no datum.
+
+    `longest`: how long a period may be that the first of them is in.
+    """
     found = await interval(context, wanted)
     if found is None:
         return replace(asked, end_at=asked.start_at)
     first, last = found
     return replace(
         asked,
-        start_at=max(asked.start_at, first - _DAY),
+        start_at=max(asked.start_at, first - longest),
         end_at=min(asked.end_at, last + timedelta(microseconds=1)),
     )
 
@@ -189,17 +195,20 @@ async def aggregated(
     context: Context,
     asked: Asked,
     wanted: Sequence[Stream],
-    aggregation: Aggregation,
+    aggregation: Aggregation | Calendar,
     *,
     after: Place | None = None,
     with_levels: bool = False,
+    kind: str | None = None,
 ) -> AsyncIterator[list[Row]]:
     """Yield a row of each whole period that begins in the time asked for, stream by stream.
 
-    Periods without any are left out. Raises Malformed when the time is longer than ten years.
+    Periods without any are left out. `kind` "a": registers only. Raises Malformed when the time is
+    longer than ten years.
     """
-    asked = await narrowed(context, asked, wanted)
-    if asked.end_at - asked.start_at > LONGEST:
+    longest = _YEAR if isinstance(aggregation, Calendar) else _DAY
+    asked = await narrowed(context, asked, wanted, longest=longest)
+    if asked.end_at - asked.start_at > LONGEST + longest:
         raise Malformed("at most ten years can be aggregated at once")
     rules = rules_of(context)
     rest = [s for s in wanted if after is None or s.id > after.stream_id]
@@ -208,15 +217,20 @@ async def aggregated(
         assert after is not None
         later = replace(asked, start_at=max(asked.start_at, after.at + timedelta(microseconds=1)))
         for some, span in _portions([stream], later, aggregation):
-            yield await _rows(context, asked, some, span, rules, with_levels)
+            yield await _rows(context, asked, some, span, rules, with_levels, kind)
     for some, span in _portions(rest, asked, aggregation):
-        yield await _rows(context, asked, some, span, rules, with_levels)
+        yield await _rows(context, asked, some, span, rules, with_levels, kind)
 
 
 def _portions(
-    wanted: Sequence[Stream], asked: Asked, aggregation: Aggregation
+    wanted: Sequence[Stream], asked: Asked, aggregation: Aggregation | Calendar
 ) -> Iterator[tuple[Sequence[Stream], Sequence[Period]]]:
     """Yield as many streams and periods at a time as one statement sums up quickly."""
+    if isinstance(aggregation, Calendar):
+        for stream in wanted:
+            for period in aggregation.periods(asked.start_at, asked.end_at):
+                yield [stream], [period]
+        return
     first_at = aligned(asked.start_at, aggregation)
     whole = max(-((first_at - asked.end_at) // aggregation.length), 0)
     most = max(min(_PERIODS, _SPAN // aggregation.length), 1)
@@ -230,6 +244,41 @@ def _portions(
             )
 
 
+async def _sums(
+    context: Context,
+    asked: Asked,
+    some: Sequence[Stream],
+    span: Sequence[Period],
+    kind: str | None,
+) -> dict[Property, dict[datetime, Summary]]:
+    """Sum up periods; one that is longer than a day, alone in its span, week by week."""
+    length = span[0].end_at - span[0].start_at
+    found: dict[Property, dict[datetime, Summary]] = {}
+    at, end_at = span[0].start_at, span[-1].end_at
+    while at < end_at:
+        until_at = min(at + _SPAN, end_at) if length > _DAY else end_at
+        async with context.db.connection() as conn:
+            some_sums = await datum_sums.sums(
+                conn,
+                [stream.id for stream in some],
+                start_at=at,
+                end_at=until_at,
+                length=min(length, _DAY),
+                properties=asked.properties,
+                registers=asked.registers,
+                kind=kind,
+            )
+        if length <= _DAY:
+            return some_sums
+        for key, by_day in some_sums.items():
+            whole = found.setdefault(key, {})
+            for day in sorted(by_day):
+                known = whole.get(span[0].start_at)
+                whole[span[0].start_at] = joined(known, by_day[day]) if known else by_day[day]
+        at = until_at
+    return found
+
+
 async def _rows(
     context: Context,
     asked: Asked,
@@ -237,19 +286,11 @@ async def _rows(
     span: Sequence[Period],
     rules: Rules,
     with_levels: bool,
+    kind: str | None,
 ) -> list[Row]:
     start_at, end_at = span[0].start_at, span[-1].end_at
+    sums = await _sums(context, asked, some, span, kind)
     async with context.db.connection() as conn:
-        sums = await datum_sums.sums(
-            conn,
-            [stream.id for stream in some],
-            start_at=start_at,
-            end_at=end_at,
-            length=span[0].end_at - start_at,
-            properties=asked.properties,
-            registers=asked.registers,
-            kind="a" if with_levels else None,
-        )
         # Also in a time without readings a register may be known to have moved.
         for key in await datum_sums.registers(
             conn,
@@ -279,7 +320,9 @@ async def _rows(
                 with_levels=with_levels,
             )
         else:
-            told = means(key.name, found, span, before=edges.before, rules=rules)
+            told = means(
+                key.name, found, span, before=edges.before, rules=rules, now=context.clock()
+            )
         for at, values in told:
             place = (key.stream_id, at)
             row = rows.setdefault(place, Row(stream=of[key.stream_id], at=at, i={}, a={}))

@@ -19,6 +19,8 @@ import structlog
 from fpd.domain.datum import Datum, StreamKey
 from fpd.domain.packed import Packed, microseconds, pack
 from fpd.errors import Unavailable
+from fpd.flows import brought
+from fpd.flows.brought import Node
 from fpd.flows.context import Context
 from fpd.flows.judging import Batch, Judge, Refused
 from fpd.mqtt import topics
@@ -140,7 +142,7 @@ class _Intake:
         self._filled = asyncio.Event()
         self._overflowed = False
         self._is_alone = False  # the database is away
-        self._streams: dict[str, StreamKey] = {}  # by topic
+        self._places: dict[str, StreamKey | Node] = {}  # by topic
 
     def take(self, arrivals: Sequence[Arrival]) -> None:
         """Have messages stored soon.
@@ -150,20 +152,24 @@ class _Intake:
         is asked for it again, in its order, once there is room. What has QoS 0 is lost then.
         """
         now = self._context.clock()
+        received_us = microseconds(now) - 1
         batch = self._gathered
-        for received_us, arrival in enumerate(arrivals, microseconds(now)):
+        for arrival in arrivals:
             if self._overflowed or self._is_full(batch):
                 self._postpone(batch)
                 continue
+            received_us += 1
             batch.count += 1
             batch.size += len(arrival.payload)
             try:
-                stream = self._stream(arrival.topic or "")
-                batch.keep(
-                    self._judge.read(arrival.payload, stream=stream, received_us=received_us)
-                )
+                place = self._place(arrival.topic or "")
+                if isinstance(place, StreamKey) and brought.is_plain(arrival.payload):
+                    datum = self._judge.read(arrival.payload, stream=place, received_us=received_us)
+                    batch.keep(datum)
+                else:
+                    received_us += self._take_each(batch, arrival, place, received_us, now)
             except Refused as why:
-                self._refuse(batch, arrival, why, now)
+                self._refuse(batch, arrival.topic, why, arrival.payload, now)
             if arrival.qos:
                 batch.unacknowledged.setdefault(arrival.connection, []).append(arrival.message_id)
         if batch.count > self._most_waiting // 2 and not self._is_alone:
@@ -173,22 +179,48 @@ class _Intake:
     def _is_full(self, batch: _Gathered) -> bool:
         return batch.count >= self._most_waiting or batch.size > _MOST_WAITING_BYTES
 
-    def _stream(self, topic: str) -> StreamKey:
-        stream = self._streams.get(topic)
-        if stream is None:
-            stream = topics.stream(topic)
-            if stream is None:
-                raise Refused("malformed", "not a datum topic")
-            if len(self._streams) >= _MOST_TOPICS:
-                self._streams.clear()
-            self._streams[topic] = stream
-        return stream
+    def _take_each(
+        self,
+        batch: _Gathered,
+        arrival: Arrival,
+        place: StreamKey | Node,
+        received_us: int,
+        now: datetime,
+    ) -> int:
+        """Take a message that may be of many datum; return of how many more than one."""
+        refused = 0
 
-    def _refuse(self, batch: Batch, arrival: Arrival, why: Refused, now: datetime) -> None:
-        topic = arrival.topic or ""
-        stream = self._streams.get(topic)
-        user_id = stream.user_id if stream is not None else None
-        batch.refuse(why, source=topic, user_id=user_id, payload=arrival.payload, at=now)
+        def refuse(why: Refused, payload: bytes) -> None:
+            nonlocal refused
+            refused += 1
+            self._refuse(batch, arrival.topic, why, payload, now)
+
+        found = brought.read(
+            arrival.payload, place, self._judge, received_us=received_us, refuse=refuse
+        )
+        batch.keep_all(found)
+        more = max(len(found) + refused - 1, 0)
+        batch.count += more
+        return more
+
+    def _place(self, topic: str) -> StreamKey | Node:
+        place = self._places.get(topic)
+        if place is None:
+            node = topics.node(topic)
+            place = topics.stream(topic) if node is None else Node(*node)
+            if place is None:
+                raise Refused("malformed", "not a datum topic")
+            if len(self._places) >= _MOST_TOPICS:
+                self._places.clear()
+            self._places[topic] = place
+        return place
+
+    def _refuse(
+        self, batch: Batch, topic: str | None, why: Refused, payload: bytes, now: datetime
+    ) -> None:
+        place = self._places.get(topic or "")
+        user_id = place.user_id if place is not None else None
+        batch.refuse(why, source=topic or "", user_id=user_id, payload=payload, at=now)
 
     def _postpone(self, batch: _Gathered) -> None:
         if not self._overflowed:

@@ -129,17 +129,28 @@ class Judge:
 
         `received_us`: µs since 1970; the time of a datum that names none, so no two have the same.
         """
-        if self._rates.exceeds(stream):
-            raise Refused("too_many", f"more than {self._rates.rate_s:g} a second of one stream")
+        self._count(stream)
         datum = None
         if len(payload) <= codec.LONGEST:
             datum = read_plain(payload, stream=stream, received_us=received_us)
         if datum is None:
             try:
                 document = codec.decode(payload)
-                datum = pack(datums.read(document, stream=stream, received_at=instant(received_us)))
             except Malformed as error:
                 raise Refused("malformed", str(error)) from None
+            datum = _meant(document, stream, received_us)
+        return self._timely(datum, received_us)
+
+    def judged(self, document: object, *, stream: StreamKey, received_us: int) -> Packed:
+        """Return the datum that a decoded document means for a stream, as `read` does."""
+        self._count(stream)
+        return self._timely(_meant(document, stream, received_us), received_us)
+
+    def _count(self, stream: StreamKey) -> None:
+        if self._rates.exceeds(stream):
+            raise Refused("too_many", f"more than {self._rates.rate_s:g} a second of one stream")
+
+    def _timely(self, datum: Packed, received_us: int) -> Packed:
         if not is_timely(datum, now_us=received_us, retention_us=self._retention_us):
             raise Refused("untimely", f"dated {datum.at}")
         return datum
@@ -155,6 +166,13 @@ class Judge:
                     outcome=refusal.outcome,
                     reason=refusal.reason,
                 )
+
+
+def _meant(document: object, stream: StreamKey, received_us: int) -> Packed:
+    try:
+        return pack(datums.read(document, stream=stream, received_at=instant(received_us)))
+    except Malformed as error:
+        raise Refused("malformed", str(error)) from None
 
 
 class Rates:

@@ -55,11 +55,22 @@ class Portion(Generic[D]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work(Generic[D]):
-    """A claimed period, and what the assets did in it."""
+    """A claimed period, what the assets did in it, and what of it is still to be carried on."""
 
     due: D
     period: Period
     report: Report
+    nexts: list[Next] = field(default_factory=list)
+
+    @property
+    def stands(self) -> bool:
+        """Whether it was reported, and so far nothing can be told of it any more.
+
+        Interpretation: OSCP has no word to take a report back, so such a one stands, and what
+        follows it goes on where it ended: nothing is told twice.
+        """
+        is_told = isinstance(self.due, Doubt) and self.due.body_sha256 is not None
+        return is_told and self.report.is_empty
 
 
 async def portions(context: Context, due: Sequence[D]) -> list[Portion[D]]:
@@ -97,11 +108,10 @@ async def measure(
 
     async with contextlib.aclosing(_ahead(read, pages(portion.pieces, most=PAGE))) as found:
         async for page in found:
-            nexts: list[Next] = []
             for first in range(0, len(page.metered), _BREATH):
-                nexts += _calculate(works, page, page.metered[first : first + _BREATH], rules)
+                _calculate(works, page, page.metered[first : first + _BREATH], rules)
                 await asyncio.sleep(0)
-            await _carry_on(context, nexts)
+            await _carry_on(context, [work for work in works.values() if not work.stands])
     return list(works.values())
 
 
@@ -117,25 +127,24 @@ class _Page:
 
 def _calculate(
     works: Mapping[tuple[int, str], Work[D]], page: _Page, some: Sequence[Metering], rules: Rules
-) -> list[Next]:
-    """Add some assets to their groups' reports; return what their next periods take over."""
-    nexts = []
+) -> None:
+    """Add some assets to their groups' reports, and what their next periods take over."""
     results: dict[tuple[int, str], list[Result]] = {}
     for metering in some:
-        period = works[metering.group].period
-        did = result(metering, period, page.found, page.series, rules)
+        work = works[metering.group]
+        did = result(metering, work.period, page.found, page.series, rules)
         results.setdefault(metering.group, []).append(did)
         for key in metering.keys if page.carries_all else did.carries:
             part = page.found.get(key)
             if part is not None:
                 carry = did.carries.get(key) or part.read.carried()
-                nexts.append(Next(key, part.stream_id, period.end_at, carry))
+                work.nexts.append(Next(key, part.stream_id, work.period.end_at, carry))
     for group, of_group in results.items():
         works[group].report.add(of_group)
-    return nexts
 
 
-async def _carry_on(context: Context, nexts: Sequence[Next]) -> None:
+async def _carry_on(context: Context, works: Sequence[Work[D]]) -> None:
+    nexts = [one for work in works for one in work.nexts]
     if not nexts:
         return
 
@@ -145,6 +154,8 @@ async def _carry_on(context: Context, nexts: Sequence[Next]) -> None:
             await parts.carry_on(conn, nexts)
 
     await carried()
+    for work in works:
+        work.nexts.clear()
 
 
 async def _read(

@@ -99,6 +99,12 @@ class Report:
         of = _OF_ASSETS if self._of_assets else _OF_GROUP
         self._write(messages.encode(of(group_id=due.identifier, measurements=()))[:-2])
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether so far there is nothing to report."""
+        sums = self._energies.values()
+        return self._is_empty and not self._values and all(one.is_empty for one in sums)
+
     def add(self, results: Sequence[Result]) -> None:
         """Take in what these assets did."""
         for result in results:
@@ -292,6 +298,11 @@ class _Sum:
         self._total_wh = Total()
         self._from_at: datetime | None = None
         self._until_at: datetime | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known of any of them."""
+        return self._until_at is None
 
     def add(self, result: Result, settings: Settings, continuous: bool) -> None:
         self._units.add(settings.unit)

@@ -1,15 +1,15 @@
 """The retained tree `fpd/{instance}/…`: how groups, devices and links are now.
 
 Each look reads all states, makes their documents and owes the broker those that differ from what
-it was given last; what Home Assistant is to know of them is part of the tree. A broker that may
-have forgotten is given all of it again, from the database. Powers are W: into the group is
+it was given last, and what Home Assistant is to know of them before that. A broker that may have
+forgotten is given all of it again, from the database. Powers are W: into the group is
 positive, what a device is told and delivers is positive towards the site.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from psycopg import AsyncConnection
 
 from fpd import adapters
 from fpd.adapters.device import Command, Profile, Setpoint
@@ -27,6 +28,7 @@ from fpd.domain.forecast import Envelope
 from fpd.flows import announcing
 from fpd.flows.context import Context
 from fpd.flows.device_rules import command_of
+from fpd.flows.home_assistant import Part, Teller
 from fpd.flows.limits import Limits
 from fpd.flows.planned import Planned, Plans, compact
 from fpd.mqtt import discovery, topics
@@ -64,6 +66,7 @@ class Tree:
         self._limits = Limits()
         self._plans = Plans()
         self._written: dict[int, tuple[int, bytes]] = {}  # by group: which plan, and as what
+        self._teller = Teller(context)
         self._known: dict[str, bytes] | None = None
         self._births = 0  # of Home Assistant
         self._restated = (0, 0)  # after which birth and connection
@@ -109,30 +112,52 @@ class Tree:
                 devices=await store.devices(conn, names=[d.name for d in context.config.devices]),
                 peers=await store.peers(conn),
             )
-        wanted = await _documents(context, states, now) | self._planned(states.plans)
+        parts, wanted = await _documents(context, states, now)
+        wanted |= self._planned(states.plans)
         changed = {topic: doc for topic, doc in wanted.items() if known.get(topic) != doc}
         gone = known.keys() - wanted.keys()
         self._known = None  # until it is sure what the database has
-        async with context.db.transaction() as conn:
-            if changed or gone:
-                await store.change(conn, instance=instance, changed=changed, gone=gone, now=now)
-                await announcing.owe_changes(
-                    context,
-                    conn,
-                    announcing.Seen(
-                        groups=[group for group in states.groups if group.id in states.limits],
-                        devices=states.devices,
-                        peers=states.peers,
-                    ),
-                    known=known,
-                    changed=changed,
-                    now=now,
-                )
-            restated = await store.restate(conn, instance=instance, now=now) if anew else 0
+        try:
+            async with context.db.transaction() as conn:
+                owed = await self._owe(conn, states, parts, known, changed, gone, anew, now)
+        except BaseException:
+            self._teller.doubt()
+            raise
         self._known = wanted
+        return owed
+
+    async def _owe(
+        self,
+        conn: AsyncConnection,
+        states: States,
+        parts: Sequence[Part],
+        known: Mapping[str, bytes],
+        changed: Mapping[str, bytes],
+        gone: Collection[str],
+        anew: bool,
+        now: datetime,
+    ) -> bool:
+        context, instance = self._context, self._context.config.mqtt.instance
+        cleared = await self._teller.clear(conn, now=now)
+        told = await self._teller.tell(conn, parts, anew=anew, now=now)
+        if changed or gone:
+            await store.change(conn, instance=instance, changed=changed, gone=gone, now=now)
+            await announcing.owe_changes(
+                context,
+                conn,
+                announcing.Seen(
+                    groups=[group for group in states.groups if group.id in states.limits],
+                    devices=states.devices,
+                    peers=states.peers,
+                ),
+                known=known,
+                changed=changed,
+                now=now,
+            )
+        restated = await store.restate(conn, instance=instance, now=now) if anew else 0
         if restated:
             log.info("tree.restated", topics=restated)
-        return bool(changed or gone or restated)
+        return bool(cleared or told or changed or gone or restated)
 
     def _planned(self, plans: Mapping[int, Planned]) -> dict[str, bytes]:
         """Return the groups' plans; each is written once."""
@@ -165,23 +190,19 @@ def _decided(group: store.Group, limits: Mapping[int, Envelope]) -> store.Group:
     )
 
 
-async def _documents(context: Context, states: States, now: datetime) -> dict[str, bytes]:
-    """Return the whole tree: what announces an entity before what it shows."""
-    settings = context.config.mqtt
-    instance, prefix = settings.instance, settings.home_assistant_prefix
+async def _documents(
+    context: Context, states: States, now: datetime
+) -> tuple[list[Part], dict[str, bytes]]:
+    """Return what there is, and the whole tree."""
+    instance = context.config.mqtt.instance
+    parts: list[Part] = []
     tree: dict[str, bytes] = {}
-    if settings.home_assistant:
-        topic, payload = discovery.announced_daemon(instance=instance, prefix=prefix)
-        tree[topic] = payload
     for number, (kind, key, name, model, document) in enumerate(_all(context, states, now)):
-        if settings.home_assistant:
-            tree |= discovery.announced(
-                kind, key, name, instance=instance, prefix=prefix, model=model
-            )
+        parts.append((kind, key, name, model))
         tree[topics.tree(instance, kind, key)] = _encode(document)
         if number % _BREATH == 0:
             await asyncio.sleep(0)
-    return tree
+    return parts, tree
 
 
 def _all(

@@ -24,6 +24,8 @@ LINKS: Final = (
     "provisioned", "registering", "registered", "online", "offline", "broken",
     "unregistered", "failed",
 )  # fmt: skip
+_LONGEST: Final = 255  # characters of a state
+
 HEALTHS: Final = ("unknown", "ok", "degraded", "unavailable", "stopped")
 
 _UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
@@ -108,14 +110,22 @@ def born(prefix: str) -> str:
 
 @lru_cache(maxsize=65_536)
 def announced(
-    kind: Kind, key: str, name: str, *, instance: str, prefix: str, model: str = ""
+    kind: Kind,
+    key: str,
+    name: str,
+    *,
+    identity: str,
+    instance: str,
+    prefix: str,
+    model: str = "",
 ) -> tuple[tuple[str, bytes], ...]:
     """Return the messages (topic, payload) that announce the entities of one part of the tree.
 
-    `key` is its last level there; `model` says more than its kind.
+    `key` is its last level there; `model` says more than its kind. Entities are of an `identity`,
+    and are shown as `instance` tells.
     """
     entities = _ENTITIES[kind] + ((_CHARGE,) if kind == "device" and model == "battery" else ())
-    ours, mine = _slug(instance), f"{kind}_{_slug(key)}"
+    ours, mine = _slug(identity), f"{kind}_{_slug(key)}"
     about = {
         "identifiers": [f"fpd_{ours}_{mine}"],
         "name": name,
@@ -125,17 +135,17 @@ def announced(
     }
     state_topic = topics.tree(instance, kind, key)
     return tuple(
-        _config(entity, about, state_topic, mine, instance=instance, prefix=prefix)
+        _config(entity, about, state_topic, (ours, mine), instance=instance, prefix=prefix)
         for entity in entities
     )
 
 
-def announced_daemon(*, instance: str, prefix: str) -> tuple[str, bytes]:
+def announced_daemon(*, identity: str, instance: str, prefix: str) -> tuple[str, bytes]:
     """Return the message that announces the daemon itself, which the others are reached by."""
-    ours = _slug(instance)
+    ours = _slug(identity)
     about = {
         "identifiers": [f"fpd_{ours}"],
-        "name": f"fpd {instance}",
+        "name": f"fpd {identity}",
         "manufacturer": "fpd",
         "model": "OSCP flexibility provider",
         "sw_version": __version__,
@@ -159,13 +169,15 @@ def _config(
     entity: _Entity,
     about: dict[str, Any],
     state_topic: str,
-    mine: str,
+    whose: tuple[str, str],
     *,
     instance: str,
     prefix: str,
 ) -> tuple[str, bytes]:
-    ours = _slug(instance)
+    ours, mine = whose
     template = f"{{{{ value_json.{entity.of} }}}}"
+    if not entity.more:
+        template = f"{{{{ (value_json.{entity.of} | string)[:{_LONGEST}] }}}}"
     if entity.component == "binary_sensor":
         template = f"{{{{ 'ON' if value_json.{entity.of} == 'online' else 'OFF' }}}}"
     document = {

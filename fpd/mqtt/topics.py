@@ -9,6 +9,7 @@ from fpd.domain.datum import StreamKey, stream_key
 _DEFAULT_USER = 1  # the owner of datum whose topic names none (decision D4)
 _UNFIT = re.compile(r"[+#/%\x00-\x1f\x7f-\x9f]")
 _DATUM = re.compile(r"(?:user/(\d{1,19})/)?node/(\d{1,19})/datum/0/(.+)", re.ASCII)
+_NODE = re.compile(r"(?:user/(\d{1,19})/)?node/(\d{1,19})/datum", re.ASCII)
 
 
 def datum(stream: StreamKey) -> str:
@@ -42,6 +43,15 @@ def stream(topic: str) -> StreamKey | None:
         return None
     user_id, node_id = int(found[1] or _DEFAULT_USER), int(found[2])
     return stream_key(user_id, node_id, found[3])
+
+
+def node(topic: str) -> tuple[int, int] | None:
+    """Return whose (user id, node id) datum a topic brings that names no stream, as SolarIn's does.
+
+    None when it is not such a topic.
+    """
+    found = _NODE.fullmatch(topic)
+    return None if found is None else (int(found[1] or _DEFAULT_USER), int(found[2]))
 
 
 def matches(topic: str, pattern: str) -> bool:

@@ -135,7 +135,7 @@ _LINES: Final[Mapping[Form, str]] = {
 }
 
 
-def _line(told: Told) -> str:
+def line(told: Told) -> str:
     """Return SQL for a line. Names of columns are parameters: c0 and so on."""
     if told.form != "csv":
         return _LINES[told.form]
@@ -164,13 +164,13 @@ def _some(of: str) -> str:
     """
 
 
-_CLASSES: Final = f"{_some('i')}, {_some('a')}, {_some('s')}"
+CLASSES: Final = f"{_some('i')}, {_some('a')}, {_some('s')}"
 # PostgreSQL knows that unnest is in order, sorts a stream at a time and stops at the limit.
 _PAGE: Final = f"""
     select w.position, w.id, w.head, d.*
       from unnest(%(ids)s::bigint[], %(heads)s::text[]) with ordinality as w (id, head, position)
      cross join lateral (
-           select at, {_CLASSES}, t
+           select at, {CLASSES}, t
              from datum
             where stream_id = w.id and at >= %(start)s and at < %(end)s
               and at > case w.position when 1 then coalesce(%(after)s::timestamptz, '-infinity')
@@ -184,7 +184,7 @@ _LATEST: Final = f"""
     select w.position, w.id, w.head, d.*
       from unnest(%(ids)s::bigint[], %(heads)s::text[]) with ordinality as w (id, head, position)
      cross join lateral (
-           select at, {_CLASSES}, t
+           select at, {CLASSES}, t
              from datum
             where stream_id = w.id and at >= %(start)s and at < %(end)s
             order by at desc
@@ -212,13 +212,13 @@ async def page(
         f"""
         with page as materialized ({_PAGE})
         select count(*),
-               coalesce(string_agg({_line(told)}, %(separator)s order by position, at), ''),
+               coalesce(string_agg({line(told)}, %(separator)s order by position, at), ''),
                (select id from page order by position desc limit 1),
                (select at from page order by position desc, at desc limit 1)
           from page
         """,
         {
-            **_values(some, told),
+            **values_of(some, told),
             **_bounds(some, start_at, end_at, after),
             "limit": limit,
         },
@@ -254,7 +254,7 @@ async def names(
           from page
         """,
         {
-            **_values(some, Told(form="csv")),
+            **values_of(some, Told(form="csv")),
             **_bounds(some, start_at, end_at, after),
             "limit": limit,
         },
@@ -302,11 +302,11 @@ async def _latest(
     cursor = await conn.execute(
         f"""
         with page as materialized ({_LATEST})
-        select coalesce(string_agg({_line(told)}, %(separator)s order by position), ''),
+        select coalesce(string_agg({line(told)}, %(separator)s order by position), ''),
                coalesce(array_agg(id), '{{}}')
           from page
         """,
-        {**_values(some, told), "start": start_at, "end": end_at},
+        {**values_of(some, told), "start": start_at, "end": end_at},
     )
     text, ids = _only(await cursor.fetchone())
     return text, frozenset(ids)
@@ -371,7 +371,8 @@ def _first(wanted: Sequence[Stream], after: Place | None) -> int:
     return bisect_left(wanted, after.stream_id, key=lambda stream: stream.id)
 
 
-def _values(some: Sequence[Stream], told: Told) -> dict[str, Any]:
+def values_of(some: Sequence[Stream], told: Told) -> dict[str, Any]:
+    """Return what `CLASSES` and `line` refer to."""
     return {
         "ids": [stream.id for stream in some],
         "heads": [told.head(stream) for stream in some],

@@ -92,8 +92,14 @@ def retried(work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 
 async def migrate(url: str, *, now: datetime) -> int:
     """Bring the database up to date; return how many migrations were applied."""
+    _speak_utc()
     async with await AsyncConnection.connect(url, **_migration_options()) as connection:
         return await migrations.apply(connection, now=now)
+
+
+def _speak_utc() -> None:
+    """Keep an operator's PGTZ out: libpq sends it after our options, and it would win."""
+    os.environ.pop("PGTZ", None)
 
 
 def _migration_options() -> dict[str, Any]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Any, Final
 
 import msgspec
 from psycopg import AsyncConnection
 
-from fpd.domain.measurement import Carry, Reading, Summary
+from fpd.domain.measurement import Carry, Level, Reading, Summary
 from fpd.domain.metering import Read
 from fpd.store.spans import ASSETS, Span, parameters
 
@@ -56,7 +57,7 @@ def _part(row: tuple[Any, ...]) -> Part:
         (asset_id, kind, name, stream_id, start_at),
         (before_at, before_value, bridge, is_open),
         (count, first_at, first_value, last_at, last_value, least, most),
-        (total, weighted, falls, after_at, after_value),
+        (total, weighted, falls, after_at, after_value, since_at, since_level),
     ) = row[:5], row[5:9], row[9:16], row[16:]
     inside = None
     if count:
@@ -76,7 +77,12 @@ def _part(row: tuple[Any, ...]) -> Part:
         stream_id=stream_id,
         start_at=start_at,
         read=Read(
-            carry=Carry(before=before, bridge=bridge, is_open=is_open),
+            carry=Carry(
+                before=before,
+                bridge=bridge,
+                is_open=is_open,
+                since=None if since_at is None else Level(since_at, Fraction(since_level)),
+            ),
             inside=inside,
             after=None if after_at is None else Reading(after_at, after_value),
         ),
@@ -114,7 +120,7 @@ _SUMMED: Final = f"""
                p.asset_id is not null as is_known, coalesce(p.until_at, w.start_at) as until_at,
                p.before_at, p.before_value, p.bridge, p.is_open, p.count, p.first_at,
                p.first_value, p.last_at, p.last_value, p.least, p.most, p.total, p.weighted,
-               p.falls
+               p.falls, p.since_at, p.since_level
           from sought as w
           left join lateral (
                select p.*
@@ -145,7 +151,8 @@ _SUMMED: Final = f"""
            coalesce(b.falls, 0) + coalesce(n.falls, 0)
                + coalesce(greatest(b.last_value - n.first_value, 0), 0) as falls,
            coalesce(n.after_at, x.at) as after_at,
-           coalesce(n.after_value, x.v) as after_value
+           coalesce(n.after_value, x.v) as after_value,
+           b.since_at, b.since_level
       from begun as b
      cross join lateral (
            select count(*) filter (where d.inside)::integer as count,
@@ -297,24 +304,28 @@ async def carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
 
 async def _carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
     before = [one.carry.before for one in nexts]
+    since = [one.carry.since for one in nexts]
     await conn.execute(
         """
         insert into measured_part as p (asset_id, kind, property, stream_id, start_at, before_at,
-                                        before_value, bridge, is_open, until_at)
+                                        before_value, bridge, is_open, since_at, since_level,
+                                        until_at)
         select n.asset_id, n.kind, n.property, n.stream_id, n.start_at, n.before_at,
-               n.before_value, n.bridge, n.is_open, n.start_at
+               n.before_value, n.bridge, n.is_open, n.since_at, n.since_level, n.start_at
           from unnest(%(assets)s::bigint[], %(kinds)s::text[], %(properties)s::text[],
                       %(streams)s::bigint[], %(starts)s::timestamptz[], %(befores)s::timestamptz[],
-                      %(values)s::numeric[], %(bridges)s::numeric[], %(open)s::boolean[])
+                      %(values)s::numeric[], %(bridges)s::numeric[], %(open)s::boolean[],
+                      %(sinces)s::timestamptz[], %(levels)s::text[])
                as n (asset_id, kind, property, stream_id, start_at, before_at, before_value,
-                     bridge, is_open)
+                     bridge, is_open, since_at, since_level)
          where exists (select from asset as a where a.id = n.asset_id)
             on conflict (asset_id, kind, property, start_at) do update
            set before_at = excluded.before_at, before_value = excluded.before_value,
-               bridge = excluded.bridge, is_open = excluded.is_open
-         where (p.before_at, p.before_value, p.bridge, p.is_open)
+               bridge = excluded.bridge, is_open = excluded.is_open,
+               since_at = excluded.since_at, since_level = excluded.since_level
+         where (p.before_at, p.before_value, p.bridge, p.is_open, p.since_at, p.since_level)
                is distinct from (excluded.before_at, excluded.before_value, excluded.bridge,
-                                 excluded.is_open)
+                                 excluded.is_open, excluded.since_at, excluded.since_level)
         """,
         {
             "assets": _array([one.key.asset_id for one in nexts]),
@@ -326,6 +337,8 @@ async def _carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
             "values": _array([None if r is None else r.value for r in before]),
             "bridges": _array([one.carry.bridge for one in nexts]),
             "open": _array([one.carry.is_open for one in nexts]),
+            "sinces": _array([None if level is None else level.at for level in since]),
+            "levels": _array([None if level is None else level.value for level in since]),
         },
     )
 

@@ -27,6 +27,7 @@ SERVER = "fpd"
 HEAD_S = 10.0
 REQUEST_S = 90.0  # body, work and answer
 _IDLE_S = 75.0
+_LINGER_S = 10.0  # for what was written before closing to be taken
 _TOO_LATE = b'{"message":"the request did not arrive in time"}'
 _LATE = (
     b"HTTP/1.1 408 Request Timeout\r\nServer: fpd\r\nConnection: close\r\n"
@@ -37,7 +38,7 @@ _LATE = (
 class Connection(web.RequestHandler):
     """One connection; aiohttp closes it when it is idle for long, all else is bounded here."""
 
-    __slots__ = ("_among", "_late", "_late_at", "_timer", "address")
+    __slots__ = ("_among", "_late", "_late_at", "_lingers", "_timer", "address")
 
     def __init__(self, among: Connections, server: web.Server, **settings: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
@@ -45,6 +46,7 @@ class Connection(web.RequestHandler):
         self._timer: asyncio.TimerHandle | None = None
         self._late_at: float | None = None
         self._late = self.drop
+        self._lingers: asyncio.TimerHandle | None = None
         self.address = ""
 
     @property
@@ -61,8 +63,9 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._late_at = None
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._lingers):
+            if timer is not None:
+                timer.cancel()
         self._among.forget(self)
         super().connection_lost(exc)
 
@@ -117,6 +120,17 @@ class Connection(web.RequestHandler):
     def goes_on(self) -> None:
         """A long answer makes headway: from here on it has as long as a whole request."""
         self._within(self._among.request_s, self.drop)
+
+    def force_close(self) -> None:
+        """Close the connection; who has not taken all of his answer by then gets no more of it.
+
+        To close is to wait until everything is written, and who takes nothing would keep his place
+        for ever.
+        """
+        transport = self.transport
+        super().force_close()
+        if transport is not None:
+            self._lingers = self._loop.call_later(_LINGER_S, transport.abort)
 
     def drop(self) -> None:
         """Close the connection at once, whatever is still to be read or written."""

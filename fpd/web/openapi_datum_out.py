@@ -9,7 +9,7 @@ from aiohttp import web
 
 from fpd.domain.aggregate import AGGREGATIONS
 from fpd.flows.datum_readings import TYPES
-from fpd.web import datum_out, solarquery
+from fpd.web import datum_out, solarquery, sorts
 
 Schema = dict[str, Any]
 
@@ -25,6 +25,8 @@ _ASKED: Final[Mapping[str, Schema]] = {
     "localStartDate": _INSTANT,
     "localEndDate": _INSTANT,
     "aggregation": {"enum": list(AGGREGATIONS)},
+    "sorts[0].key": {"enum": list(sorts.KEYS), "description": "as many as sorts[3]"},
+    "sorts[0].descending": _FLAG,
     "readingType": {"enum": list(TYPES)},
     "view": {"enum": list(datum_out.VIEWS)},
     "format": {"enum": list(datum_out.KINDS)},
@@ -81,6 +83,22 @@ _DATA: Final[Mapping[str, Schema]] = {
     "/nodes": {"type": "array", "items": {"type": "integer"}},
     "/nodes/sources": _SOURCES,
 }
+# Not in their usual envelope.
+_STREAMED: Final[Schema] = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "success": {"const": True},
+                "startingOffset": {"type": "integer"},
+                "returnedResultCount": {"type": "integer"},
+                "meta": {"type": "array", "items": {"type": "object"}},
+                "data": {"type": "array", "items": {"type": "array"}},
+            },
+            "required": ["success", "returnedResultCount", "meta", "data"],
+        }
+    }
+}
 
 
 def described(route: web.RouteDef, own: Schema, parameters: list[Schema]) -> Schema:
@@ -92,7 +110,7 @@ def described(route: web.RouteDef, own: Schema, parameters: list[Schema]) -> Sch
         path = route.path.removeprefix(solarquery.PREFIX)
         names = solarquery.PARAMETERS[path]
         flat = _results(_FLAT, {"startingOffset": {"type": "integer"}})
-        content = _json(_DATA.get(path, flat))
+        content = _STREAMED if path.startswith("/datum/stream/") else _json(_DATA.get(path, flat))
         refusals = {
             status: {"$ref": one["$ref"].replace("Message", "Refused")}
             for status, one in refusals.items()
@@ -101,7 +119,11 @@ def described(route: web.RouteDef, own: Schema, parameters: list[Schema]) -> Sch
         names = datum_out.PARAMETERS
         content = _json(_results(_DATUM, {"next": {"type": ["string", "null"]}}))
         content |= {one: {} for one in datum_out.KINDS.values() if one not in content}
-    asked = [{"name": n, "in": "query", "schema": _ASKED.get(n, _TEXT)} for n in names]
+    of_calendar = (
+        {"aggregation": {"enum": list(solarquery.EVERY)}} if "/solarquery/" in route.path else {}
+    )
+    known = {**_ASKED, **of_calendar}
+    asked = [{"name": n, "in": "query", "schema": known.get(n, _TEXT)} for n in names]
     return {
         "tags": ["datum"],
         "security": [{"management": []}, {"signature": []}],

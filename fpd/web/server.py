@@ -33,6 +33,7 @@ from fpd.web import (
     openapi,
     oscp,
     solarquery,
+    solarquery_streams,
     status,
     tokens,
 )
@@ -68,7 +69,7 @@ _BODY_LEFT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TO
 def _routes() -> tuple[web.RouteDef, ...]:
     rooms = (
         *(oscp, manage, actions, groups, by_hand, messages, history, tokens),
-        *(datum_in, datum_out, solarquery, status, health, dashboard),
+        *(datum_in, datum_out, solarquery, solarquery_streams, status, health, dashboard),
     )
     routes = [route for room in rooms for route in room.routes()]
     return (*routes, openapi.route(routes))

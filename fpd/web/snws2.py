@@ -163,16 +163,17 @@ def hosts(received: str, public_url: str | None) -> tuple[str, ...]:
     """Return what the sender may have taken for our host.
 
     That is the Host received or, behind a proxy, the one of our public URL, each with or without
-    a default port.
+    its port or a default one. Interpretation: `solarnetwork-datum-loader` signs the name of the
+    host alone, whatever the port; which of them it meant protects nobody.
     """
     known = [received] if public_url is None else [received, urlsplit(public_url).netloc]
     found: list[str] = []
     for host in known:
-        port = next((port for port in _DEFAULT_PORTS if host.endswith(port)), None)
+        bare = re.sub(r":\d+$", "", host)
         found.append(host)
-        if port is not None:
-            found.append(host.removesuffix(port))
-        elif not re.search(r":\d+$", host):
+        if bare != host:
+            found.append(bare)
+        else:
             found += [host + port for port in _DEFAULT_PORTS]
     return tuple(dict.fromkeys(found))
 

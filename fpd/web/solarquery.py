@@ -1,8 +1,9 @@
 """`/solarquery/api/v1/sec/…`: what SolarNetwork's own tools ask to plot streams.
 
 Source: SolarQuery API as `solarnetwork-api-core` 3.x and `solarnetwork-datum-loader` 3.x call it.
-Interpretation: nodes have no time zone here, so what is local is UTC. Interpretation: source ids
-are told with a leading slash when they are asked for with one.
+Interpretation: nodes have no time zone here, so what is local is UTC, days, weeks, months and
+years too. Interpretation: source ids are told with a leading slash when they are asked for with
+one. What is asked for streams in SolarNetwork's shorter writing is in `solarquery_streams`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from fpd.domain.aggregate import AGGREGATIONS, Aggregation
+from fpd.domain.aggregate import AGGREGATIONS, Aggregation, Calendar
 from fpd.errors import Malformed
 from fpd.flows import datum_out as flow
 from fpd.flows import datum_readings
 from fpd.flows.datum_out import Asked, Row
 from fpd.flows.datum_readings import TYPES, Read
+from fpd.store import datum_sorted
 from fpd.store.datum_out import EARLIEST, Stream, Told
+from fpd.web import sorts as orders
 from fpd.web.credentials import authenticate
 from fpd.web.datum_out import READERS, listed, numbers, paced
 from fpd.web.keys import CONTEXT
@@ -30,6 +33,8 @@ from fpd.web.query import Query
 
 PREFIX: Final = "/solarquery/api/v1/sec"
 MOST: Final = 10_000
+EVERY: Final = (*AGGREGATIONS, *Calendar)
+_MOST_SORTED: Final = 200_000  # rows that may be compared for an answer
 _USUAL: Final = 1000
 _MOST_OFFSET: Final = 10**9
 _AHEAD: Final = timedelta(days=1)
@@ -41,12 +46,15 @@ _FILTER: Final = (
     "accumulatingPropertyName", "accumulatingPropertyNames", "statusPropertyName",
     "statusPropertyNames", "withNodeIds", "readingType", "tolerance", "max", "offset",
 )  # fmt: skip
+_STREAM: Final = (*_FILTER, "streamId", "streamIds")
 # What is asked where.
 PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = {
-    "/datum/list": _FILTER,
+    "/datum/list": (*_FILTER, *orders.NAMES),
     "/datum/mostRecent": _FILTER,
     "/datum/most-recent": _FILTER,
-    "/datum/reading": _FILTER,
+    "/datum/reading": (*_FILTER, *orders.NAMES),
+    "/datum/stream/datum": (*_STREAM, *orders.NAMES),
+    "/datum/stream/reading": (*_STREAM, *orders.NAMES),
     "/range/interval": _FILTER,
     "/range/sources": _FILTER,
     "/nodes": (),
@@ -58,30 +66,71 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 def routes() -> Iterable[web.RouteDef]:
     """Return the routes of these doors."""
-    doors = (_list, _most_recent, _most_recent, _reading, _interval, _sources, _nodes)
-    places = zip(PARAMETERS, (*doors, _node_sources), strict=True)
-    yield from (web.get(PREFIX + path, door) for path, door in places)
+    doors = {
+        "/datum/list": _list,
+        "/datum/mostRecent": _most_recent,
+        "/datum/most-recent": _most_recent,
+        "/datum/reading": _reading,
+        "/range/interval": _interval,
+        "/range/sources": _sources,
+        "/nodes": _nodes,
+        "/nodes/sources": _node_sources,
+    }
+    return [web.get(PREFIX + path, door) for path, door in doors.items()]
 
 
 async def _list(request: web.Request) -> web.Response:
     """List datum as they are, aggregated, or the newest of each stream: `mostRecent=true`."""
-    query, asked = await _asked(request)
+    query, asked = await question(request)
     if query.text("mostRecent") == "true":
         return await _newest(request, asked)
-    aggregation = _aggregation(query)
-    limit, offset = _page(query)
+    aggregation = aggregation_of(query)
+    limit, offset = page_of(query)
     wanted = await flow.streams(request.app[CONTEXT], asked)
     if aggregation is not None:
-        rows = await _rows(request, asked, wanted, aggregation, offset + limit)
-        return _results([_flat(row, asked) for row in rows[offset:]], offset)
+        rows = await rows_of(request, asked, wanted, aggregation, limit, offset)
+        return _results([_flat(row, asked) for row in rows], offset)
+    text, count, total = await texts_of(request, query, asked, wanted, _told(asked), limit, offset)
+    return _text_results(text, count, offset, total)
+
+
+async def texts_of(
+    request: web.Request,
+    query: Query,
+    asked: Asked,
+    wanted: Sequence[Stream],
+    told: Told,
+    limit: int,
+    offset: int,
+) -> tuple[str, int, int | None]:
+    """Return a page of datum as text, how many they are, and how many there are if that is asked.
+
+    Raises Malformed when too many would have to be put in order.
+    """
+    context = request.app[CONTEXT]
+    sorts = orders.read(request.query)
     counting = query.text("withoutTotalResultsCount") != "true"
     total, after = None, None
-    if offset or counting:
-        total, after = await flow.counted(request.app[CONTEXT], asked, wanted, offset=offset)
-    told = _told(asked)
-    async with request.app[READERS]:
-        page = await flow.page(request.app[CONTEXT], asked, wanted, told, after=after, limit=limit)
-    return _text_results(page.text, page.count, offset, total if counting else None)
+    if counting or (offset and not sorts):
+        total, after = await flow.counted(context, asked, wanted, offset=0 if sorts else offset)
+    if not sorts:
+        async with request.app[READERS]:
+            page = await flow.page(context, asked, wanted, told, after=after, limit=limit)
+        return page.text, page.count, total if counting else None
+    if (offset + limit) * len(wanted) > _MOST_SORTED:
+        raise Malformed("query.sorts: too many streams or too large an offset to put in order")
+    async with request.app[READERS], context.db.connection() as conn:
+        text, count = await datum_sorted.page(
+            conn,
+            wanted,
+            told,
+            sorts,
+            start_at=asked.start_at,
+            end_at=asked.end_at,
+            offset=offset,
+            limit=limit,
+        )
+    return text, count, total
 
 
 def _told(asked: Asked) -> Told:
@@ -90,7 +139,7 @@ def _told(asked: Asked) -> Told:
 
 async def _most_recent(request: web.Request) -> web.Response:
     """List the newest datum of each stream."""
-    _, asked = await _asked(request)
+    _, asked = await question(request)
     return await _newest(request, asked)
 
 
@@ -107,30 +156,41 @@ async def _newest(request: web.Request, asked: Asked) -> web.Response:
 
 async def _reading(request: web.Request) -> web.Response:
     """List what registers read: `readingType` Difference, CalculatedAtDifference and others."""
-    query, asked = await _asked(request)
+    query, asked = await question(request)
+    wanted = await flow.streams(request.app[CONTEXT], asked)
+    found, total, offset = await readings_of(request, query, asked, wanted)
+    rows = [_flat(one, asked) if isinstance(one, Row) else _read(one, asked) for one in found]
+    return _results(rows, offset, total=total)
+
+
+async def readings_of(
+    request: web.Request, query: Query, asked: Asked, wanted: Sequence[Stream]
+) -> tuple[Sequence[Row | Read], int | None, int]:
+    """Return what registers read, of how many streams if that is known, and from which one on."""
     kind = query.one_of("readingType", TYPES)
     if kind is None:
         raise Malformed(f"query.readingType: expected one of {', '.join(TYPES)}")
     tolerance = _tolerance(query.text("tolerance"))
-    aggregation = _aggregation(query)
-    limit, offset = _page(query)
-    context = request.app[CONTEXT]
-    wanted = await flow.streams(context, asked)
+    aggregation = aggregation_of(query)
+    limit, offset = page_of(query)
     if aggregation is not None:
-        rows = await _rows(request, asked, wanted, aggregation, offset + limit, with_levels=True)
-        return _results([_flat(row, asked) for row in rows[offset:]], offset)
+        rows = await rows_of(request, asked, wanted, aggregation, limit, offset, kind="a")
+        return rows, None, offset
     if "startDate" not in request.query and "localStartDate" not in request.query:
         raise Malformed("query.startDate: missing")
+    wanted = orders.ordered(
+        wanted, orders.read(request.query), lambda stream: (stream, asked.start_at)
+    )
     async with request.app[READERS]:
         found = await datum_readings.read(
-            context, asked, wanted[offset : offset + limit], kind, tolerance=tolerance
+            request.app[CONTEXT], asked, wanted[offset : offset + limit], kind, tolerance=tolerance
         )
-    return _results([_read(one, asked) for one in found], offset, total=len(wanted))
+    return found, len(wanted), offset
 
 
 async def _interval(request: web.Request) -> web.Response:
     """Tell from when to when there are datum."""
-    _, asked = await _asked(request)
+    _, asked = await question(request)
     context = request.app[CONTEXT]
     wanted = await flow.streams(context, asked)
     found = await flow.interval(context, wanted)
@@ -154,7 +214,7 @@ async def _interval(request: web.Request) -> web.Response:
 
 async def _sources(request: web.Request) -> web.Response:
     """List the source ids there are, with `withNodeIds=true` each with its node."""
-    query, asked = await _asked(request)
+    query, asked = await question(request)
     wanted = await flow.streams(request.app[CONTEXT], asked)
     if query.text("withNodeIds") == "true":
         pairs = [{"nodeId": s.node_id, "sourceId": _source_id(s, asked)} for s in wanted]
@@ -169,19 +229,21 @@ async def _node_sources(request: web.Request) -> web.Response:
 
 async def _nodes(request: web.Request) -> web.Response:
     """List the ids of the nodes that have streams."""
-    _, asked = await _asked(request)
+    _, asked = await question(request)
     wanted = await flow.streams(request.app[CONTEXT], asked)
     return _success(sorted({stream.node_id for stream in wanted}))
 
 
-async def _asked(request: web.Request) -> tuple[Query, Asked]:
+async def question(request: web.Request) -> tuple[Query, Asked]:
+    """Return what is asked of these doors. Raises Malformed, and what `authenticate` does."""
     user_id = await authenticate(request)
-    query = Query(request.query, PARAMETERS[request.path.removeprefix(PREFIX)])
+    others = {name: text for name, text in request.query.items() if not orders.is_sort(name)}
+    query = Query(others, PARAMETERS[request.path.removeprefix(PREFIX)])
     start_at = query.instant("startDate") or query.instant("localStartDate")
     end_at = query.instant("endDate") or query.instant("localEndDate")
     now = request.app[CONTEXT].clock()
     registers = listed(request, "accumulatingPropertyName", "accumulatingPropertyNames")
-    others = listed(
+    plain = listed(
         request,
         *("propertyName", "propertyNames", "instantaneousPropertyName"),
         *("instantaneousPropertyNames", "statusPropertyName", "statusPropertyNames"),
@@ -189,21 +251,25 @@ async def _asked(request: web.Request) -> tuple[Query, Asked]:
     return query, Asked(
         user_id=user_id,
         start_at=start_at or EARLIEST,
-        end_at=end_at or (now + _AHEAD if _aggregation(query) else now + _AGES),
+        end_at=end_at or (now + _AHEAD if aggregation_of(query) else now + _AGES),
         node_ids=numbers(listed(request, "nodeId", "nodeIds"), "query.nodeId"),
         sources=listed(request, "sourceId", "sourceIds"),
-        properties=(*registers, *others),
+        properties=(*registers, *plain),
         registers=registers,
     )
 
 
-def _aggregation(query: Query) -> Aggregation | None:
-    given = query.one_of("aggregation", AGGREGATIONS)
-    return None if given in (None, "None") else Aggregation[given]
+def aggregation_of(query: Query) -> Aggregation | Calendar | None:
+    """Return the periods that are asked for; None: each datum."""
+    given = query.one_of("aggregation", EVERY)
+    if given in (None, "None"):
+        return None
+    return Calendar(given) if given in tuple(Calendar) else Aggregation[given]
 
 
-def _page(query: Query) -> tuple[int, int]:
-    limit = query.number("max", most=MOST) or _USUAL
+def page_of(query: Query, usual: int = _USUAL) -> tuple[int, int]:
+    """Return how many are wanted, and behind how many."""
+    limit = query.number("max", most=MOST) or usual
     return limit, query.number("offset", least=0, most=_MOST_OFFSET) or 0
 
 
@@ -218,24 +284,31 @@ def _tolerance(text: str | None) -> timedelta | None:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
-async def _rows(
+async def rows_of(
     request: web.Request,
     asked: Asked,
     wanted: Sequence[Stream],
-    aggregation: Aggregation,
-    most: int,
+    aggregation: Aggregation | Calendar,
+    limit: int,
+    offset: int,
     *,
     with_levels: bool = False,
-) -> list[Row]:
-    """Return the first `most` rows."""
+    kind: str | None = None,
+) -> Sequence[Row]:
+    """Return at most `limit` rows behind the first `offset`. Raises Malformed."""
     context = request.app[CONTEXT]
+    sorts = orders.read(request.query)
     rows: list[Row] = []
-    found = flow.aggregated(context, asked, wanted, aggregation, with_levels=with_levels)
+    found = flow.aggregated(
+        context, asked, wanted, aggregation, with_levels=with_levels or kind == "a", kind=kind
+    )
     async for some in paced(request, found):
         rows += some
-        if len(rows) >= most:
+        if not sorts and len(rows) >= offset + limit:
             break
-    return rows[:most]
+        if len(rows) > _MOST_SORTED:
+            raise Malformed("query.sorts: too many rows to put in order")
+    return orders.ordered(rows, sorts, lambda row: (row.stream, row.at))[offset : offset + limit]
 
 
 def _source_id(stream: Stream, asked: Asked) -> str:

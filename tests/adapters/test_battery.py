@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from adapters.bench import Hands, Remembering, wired
+from adapters.rig import Hands, Remembering, wired
 
 from fpd.adapters.battery import Battery as Adapter
 from fpd.adapters.battery_keys import BatteryDevice, cautions

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from adapters.bench import Hands, Remembering, wired
 from adapters.customer import Customer
+from adapters.rig import Hands, Remembering, wired
 
 from fpd.adapters.bluegen import Bluegen
 from fpd.adapters.bluegen_errors import Refusal

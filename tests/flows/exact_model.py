@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
@@ -22,6 +22,16 @@ def movement(series: Series, from_at: datetime, until_at: datetime) -> Fraction:
         if high > low and overlap > timedelta(0):
             total += (high - low) * seconds(overlap) / seconds(b - a)
     return total
+
+
+def together(registers: Collection[Series], from_at: datetime, until_at: datetime) -> Fraction:
+    """What several registers counted between two instants, whichever of them was silent when."""
+    return sum((movement(one, from_at, until_at) for one in registers), Fraction(0))
+
+
+def is_silent(series: Series, start_at: datetime) -> bool:
+    """Whether nothing at all tells what a register did from an instant on."""
+    return all(at < start_at for at in series)
 
 
 def average(

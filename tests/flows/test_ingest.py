@@ -115,6 +115,74 @@ async def test_cbor_and_samples_are_understood_too(site: Site, sender: MqttClien
     )
 
 
+LIST = [
+    {"created": NOON_MS, "nodeId": 9, "sourceId": "/x", "watts": 1.5, "mode": "auto"},
+    {"created": NOON_MS + 1, "samples": {"i": {"watts": 2}, "a": {"wattHours": 3}, "t": ["x"]}},
+    {"created": NOON_MS + 2, "watts": [3]},
+    5,
+    {"created": NOON_MS + 365 * 86_400_000, "watts": 3},
+    {"created": NOON_MS + 3, "watts": 4},
+]
+
+
+@pytest.mark.parametrize("write", [lambda d: b" \n" + json.dumps(d).encode(), cbor2.dumps])
+async def test_a_bad_one_of_several_in_a_message_loses_none_of_the_others(
+    site: Site, sender: MqttClient, write: Callable[[Any], bytes]
+) -> None:
+    await publish(sender, "node/7/datum/0/meter/1", write(LIST))
+    found = await stored(site, 3)
+    assert [(d.at - NOON, d.i, d.a, d.s, d.t) for d in found] == [
+        (timedelta(0), {"watts": Decimal("1.5")}, {}, {"mode": "auto"}, ()),
+        (timedelta(milliseconds=1), {"watts": 2}, {"wattHours": 3}, {}, ("x",)),
+        (timedelta(milliseconds=3), {"watts": 4}, {}, {}, ()),
+    ]
+    ((source, outcome, count),) = await site.fetch(
+        "select source, outcome, count from refused_datum"
+    )
+    assert (source, outcome, count) == ("node/7/datum/0/meter/1", "untimely", 3)
+    assert site.counted("fpd_datum_received", door="mqtt", outcome="malformed") == 2
+    assert site.counted("fpd_datum_received", door="mqtt", outcome="kept") == 3
+
+
+async def test_datum_of_a_list_that_name_no_time_are_one_after_the_other(
+    site: Site, sender: MqttClient
+) -> None:
+    await publish(sender, "node/7/datum/0/meter/1", [{"n": 0}, {"n": 1}, {"n": 2}])
+    found = await stored(site, 3)
+    microsecond = timedelta(microseconds=1)
+    assert [(d.at - site.clock.at) / microsecond for d in found] == [0, 1, 2]
+
+
+async def test_the_topic_of_solarin_has_its_streams_in_the_payload(
+    site: Site, sender: MqttClient
+) -> None:
+    samples = {"i": {"watts": 5}, "a": {"wattHours": 6}}
+    for source, write in (("/meter/1", lambda d: json.dumps(d).encode()), ("c", cbor2.dumps)):
+        document = {"created": NOON_MS, "nodeId": 9, "sourceId": source, "samples": samples}
+        await publish(sender, "node/7/datum", write(document))
+    flat = [{"created": NOON_MS + n, "sourceId": f"many/{n}", "watts": n} for n in range(2)]
+    nobody = [{"watts": 1}, {"sourceId": "a\u0000b", "watts": 1}, {"sourceId": 5, "watts": 1}]
+    await publish(sender, "node/7/datum", [*flat, *nobody])
+    await publish(sender, "node/7/datum", cbor2.dumps(nobody))
+    await publish(sender, "node/0/datum", {"sourceId": "x", "watts": 1})
+    await publish(sender, "node/7/datum", {"sourceId": "last", "watts": 1})
+    await stored(site, 1, "last")
+    for source in ("meter/1", "c"):
+        (datum,) = await site.stored(source)
+        assert (datum.at, datum.i, datum.a) == (NOON, {"watts": 5}, {"wattHours": 6})
+    assert [(await site.stored(f"many/{n}"))[0].i["watts"] for n in range(2)] == [0, 1]
+    assert site.counted("fpd_datum_received", door="mqtt", outcome="malformed") == 7
+
+
+async def test_a_message_of_too_many_is_refused_as_one(site: Site, sender: MqttClient) -> None:
+    for bad in (b"[" + b"1," * 2000 + b"1]", b"[{", b"[" * 500, cbor2.dumps([b"{}", "{}"])):
+        await publish(sender, "node/7/datum/0/bad", bad)
+    await publish(sender, "node/7/datum/0/empty", [])
+    await publish(sender, "node/7/datum/0/meter/1", {"created": NOON_MS, "watts": 5})
+    await stored(site, 1)
+    assert site.counted("fpd_datum_received", door="mqtt", outcome="malformed") == 5
+
+
 async def test_without_a_time_it_is_the_time_of_receipt(site: Site, sender: MqttClient) -> None:
     await publish(sender, "node/7/datum/0/meter/1", {"watts": 5})
     (datum,) = await stored(site, 1)
@@ -252,13 +320,15 @@ async def test_killed_between_receipt_and_commit_nothing_is_lost_or_doubled(
     async with taking_in(dying):
         for n in range(50):
             await publish(sender, "node/7/datum/0/meter/1", {"created": NOON_MS + n, "n": n})
+        several = [{"created": NOON_MS + n, "n": n} for n in range(50, 60)]
+        await publish(sender, "node/7/datum/0/meter/1", several)
     await db.open()
     living = Site(db, Hands(), client_of(mosquitto, "fpd"))
     async with taking_in(living):
-        assert [d.i["n"] for d in await stored(living, 50)] == list(range(50))
-        await publish(sender, "node/7/datum/0/meter/1", {"created": NOON_MS + 50, "n": 50})
-        await stored(living, 51)
-        assert living.counted("fpd_datum_received", door="mqtt", outcome="kept") == 51
+        assert [d.i["n"] for d in await stored(living, 60)] == list(range(60))
+        await publish(sender, "node/7/datum/0/meter/1", {"created": NOON_MS + 60, "n": 60})
+        await stored(living, 61)
+        assert living.counted("fpd_datum_received", door="mqtt", outcome="kept") == 61
     await db.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 from flows.measured_site import NOON, Hands, Site
 from psycopg.types.json import Jsonb
 
-from fpd.flows import measurements, upkeep
+from fpd.flows import measurements, measuring, upkeep
 from fpd.flows.measuring import PAGE
 from fpd.store.db import Database
 from fpd.store.spans import Span, pages, pieces
@@ -76,6 +76,49 @@ async def test_a_group_of_many_pages_is_one_message(site: Site) -> None:
         f"CapacityOptimizer{n}" for n in range(1, MANY + 1)
     ]
     assert {one["instantaneous_measurement"]["value"] for one in told} == {300}
+
+
+@pytest.mark.parametrize(
+    ("lost", "then"),
+    [
+        ("12", [{"1": 10, "2": 10}, {"1": 5, "2": 5}]),  # nothing of it is left: it stands
+        ("1", [{"1": 10, "2": 10}, {"2": 10}, {"1": 3, "2": 5}]),
+        ("2", [{"1": 10, "2": 10}, {"1": 10}, {"1": 5, "2": 3}]),
+    ],
+)
+@pytest.mark.parametrize("is_sum", [False, True])
+async def test_a_report_of_several_pages_loses_readings(
+    site: Site, monkeypatch: pytest.MonkeyPatch, lost: str, then: list[dict[str, int]], is_sum: bool
+) -> None:
+    monkeypatch.setattr(measuring, "PAGE", 1)
+    audience = "CapacityProvider" if is_sum else "CapacityOptimizer"
+    if is_sum:
+        await site.execute(
+            """update peer set service_props = '{"group-combined-asset-id": "all"}'"""
+        )
+    await site.add_group(period_s=120)
+    for load in "12":
+        energy = {"propertyNames": ["v"], "unit": "Wh"}
+        await site.add_asset(load, audience=audience, source=f"/load/{load}", energy=energy)
+    await close(site, seconds=1)
+    for load in "12":
+        await site.read(f"load/{load}", {0: 0, 100: 10}, name="v")
+    await close(site, seconds=125)
+    for load in lost:
+        await site.read(f"load/{load}", {0: 0, 100: 0}, name="other")
+    await close(site, seconds=126)
+    for load in "12":
+        await site.read(f"load/{load}", {150: 12, 240: 15}, name="v")
+    await close(site, seconds=245)
+    told = [body["measurements"] for _, _, body in await site.owed()]
+    if is_sum:
+        assert [entry["value"] for (entry,) in told] == [sum(one.values()) for one in then]
+    else:
+        values = [
+            {entry["asset_id"]: entry["energy_measurement"]["value"] for entry in entries}
+            for entries in told
+        ]
+        assert values == then
 
 
 async def test_parts_go_with_their_assets(site: Site) -> None:

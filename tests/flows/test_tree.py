@@ -57,7 +57,7 @@ class World:
     """A site whose tree is looked at, and a broker's subscriber."""
 
     def __init__(self, db: Database, broker: Broker, **mqtt: Any) -> None:
-        self.site = Site(db, Hands(), client_of(broker, "fpd"))
+        self.site = Site(db, Hands(), client_of(broker, mqtt.get("instance", "fpd")))
         self.site.configure(**mqtt)
         config = replace(self.site.context.config, devices=(BATTERY,))
         self.site.context = replace(self.site.context, config=config)
@@ -322,6 +322,111 @@ async def test_home_assistant_finds_its_entities(
     world.tree = Tree(world.site.context)  # as after a restart without home_assistant
     await world.look()
     assert await world.held(clients, "ha/#") == {}
+
+
+async def entities(world: World, clients: Clients) -> dict[str, str]:
+    """Return by the id of each entity where its state stands."""
+    configs = (await world.held(clients, "ha/#")).values()
+    return {config["unique_id"]: config["state_topic"].split("/")[1] for config in configs}
+
+
+async def test_of_several_daemons_one_tells_home_assistant_and_another_takes_over(
+    db: Database, broker: EmbeddedBroker, clients: Clients
+) -> None:
+    settings = {"home_assistant": True, "home_assistant_prefix": "ha"}
+    one = World(db, broker, **settings)
+    two = World(db, broker, instance="two", **settings)
+    await one.furnish()
+    for world in (one, two, one):
+        await world.connect(clients)
+        await world.look()
+    first = await entities(one, clients)
+    assert len(first) == 1 + 7 + 2 * 2
+    assert set(first.values()) == {"fpd"}
+
+    await clients.end(one.site.context.mqtt)
+    two.site.clock.move(seconds=20)
+    await two.look()
+    assert await entities(two, clients) == dict.fromkeys(first, "two")
+    one.site.clock.move(seconds=20)
+    await one.connect(clients)
+    await one.look()
+    await one.site.execute("update capacity_group set name = 'Renamed'")
+    for world in (one, two):
+        world.site.clock.move(seconds=1)
+        await world.look()
+    assert await entities(two, clients) == dict.fromkeys(first, "two")
+    configs = await two.held(clients, "ha/#")
+    assert "Renamed" in {config["device"]["name"] for config in configs.values()}
+
+
+async def test_who_cannot_be_heard_is_not_the_teller(
+    db: Database, broker: EmbeddedBroker, clients: Clients
+) -> None:
+    settings = {"home_assistant": True, "home_assistant_prefix": "ha"}
+    deaf = World(db, broker, **settings)
+    await deaf.furnish()
+    await deaf.tree.step()
+    two = World(db, broker, instance="two", **settings)
+    await two.connect(clients)
+    await two.look()
+    assert set((await entities(two, clients)).values()) == {"two"}
+
+
+async def test_a_renamed_daemon_leaves_nothing_behind_and_keeps_its_entities(
+    db: Database, broker: EmbeddedBroker, clients: Clients
+) -> None:
+    settings = {"home_assistant": True, "home_assistant_prefix": "ha"}
+    old = World(db, broker, **settings)
+    await old.furnish()
+    await old.connect(clients)
+    await old.look()
+    before = await entities(old, clients)
+    await clients.end(old.site.context.mqtt)
+
+    new = World(db, broker, instance="new", **settings)
+    await new.connect(clients)
+    await new.look()
+    assert {topic.split("/")[0] for topic in await new.held(clients)} > {"group", "fpd"}
+    new.site.clock.move(seconds=31)
+    await new.look()
+    assert {topic.split("/")[1] for topic in await new.held(clients)} == {"new"}
+    assert await entities(new, clients) == dict.fromkeys(before, "new")
+    inbox = Inbox()
+    await clients.connect(broker, "late", filters=["fpd/+/status"], inbox=inbox)
+    await wait_for(lambda: ("fpd/new/status", b"online") in inbox.messages)
+    assert "fpd/fpd/status" not in dict(inbox.messages)
+
+
+async def test_what_was_left_before_anybody_noted_who_is_there_goes_after_a_day(
+    db: Database, broker: EmbeddedBroker, clients: Clients
+) -> None:
+    world = World(db, broker)
+    await world.connect(clients)
+    left = "insert into retained values ('ancient', 'fpd/ancient/group/1', '{}')"
+    await world.site.execute(left)
+    for hours, count in ((0, 1), (23, 1), (2, 0)):
+        world.site.clock.move(hours=hours)
+        await world.look()
+        found = await world.site.fetch("select from retained where instance = 'ancient'")
+        assert len(found) == count
+
+
+async def test_others_daemons_tree_stays_while_they_are_there(
+    db: Database, broker: EmbeddedBroker, clients: Clients
+) -> None:
+    one, two = World(db, broker), World(db, broker, instance="two")
+    await one.furnish()
+    for world in (one, two):
+        await world.connect(clients)
+        await world.look()
+    for _ in range(4):
+        for world in (one, two):
+            world.site.clock.move(seconds=20)
+            await world.look()
+    held = await one.held(clients)
+    assert "group/1" in held
+    assert "fpd/two/group/1" in held
 
 
 async def test_a_home_assistant_that_starts_is_told_again(

@@ -62,7 +62,10 @@ def test_an_empty_file_is_a_complete_configuration(tmp_path: Path) -> None:
     config = loaded(tmp_path, "")
     assert config.http.listen == "127.0.0.1:8484"
     assert (config.http.host, config.http.port) == ("127.0.0.1", 8484)
-    assert config.mqtt.subscribe == (Subscribe(topic="node/+/datum/0/#"),)
+    assert config.mqtt.subscribe == (
+        Subscribe(topic="node/+/datum/0/#"),
+        Subscribe(topic="node/+/datum"),
+    )
     assert config.devices == ()
     assert config.data_dir == Path("/home/operator/.local/share/fpd")
     assert config.key_file == config.data_dir / "fpd.key"

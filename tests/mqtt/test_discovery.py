@@ -31,7 +31,15 @@ DEVICE = {
     "identifiers", "connections", "configuration_url", "hw_version", "manufacturer", "model",
     "model_id", "name", "serial_number", "suggested_area", "sw_version", "via_device",
 }  # fmt: skip
-UNITS = {"power": {"W", "kW"}, "battery": {"%"}, "enum": {None}, None: {None}}
+# Home Assistant core 2025.4, components/sensor/const.py: DEVICE_CLASS_UNITS and
+# DEVICE_CLASS_STATE_CLASSES of the device classes that we use; None: to be left out.
+UNITS = {
+    "power": {"mW", "W", "kW", "MW", "GW", "TW"},
+    "battery": {"%"},
+    "enum": {None},
+    None: {None},
+}
+STATE_CLASSES = {"power": {"measurement"}, "battery": {"measurement"}, "enum": {None}, None: {None}}
 TOPIC = re.compile(r"homeassistant/(sensor|binary_sensor)/[a-zA-Z0-9_-]+/[a-zA-Z0-9_-]+/config")
 
 KINDS: list[tuple[Kind, str, str]] = [
@@ -43,7 +51,13 @@ KINDS: list[tuple[Kind, str, str]] = [
 
 
 def told(kind: Kind, key: str, model: str = "", **other: Any) -> list[tuple[str, dict[str, Any]]]:
-    asked = {"instance": "fpd", "prefix": "homeassistant", "model": model, **other}
+    asked = {
+        "identity": "fpd",
+        "instance": "fpd",
+        "prefix": "homeassistant",
+        "model": model,
+        **other,
+    }
     return [
         (topic, json.loads(payload))
         for topic, payload in discovery.announced(kind, key, "Name", **asked)
@@ -67,7 +81,9 @@ def test_entities_are_as_home_assistant_documents_them(kind: Kind, key: str, mod
             device_class = said.get("device_class")
             assert said.get("unit_of_measurement") in UNITS[device_class]
             assert ("options" in said) == (device_class == "enum")
-            assert ("state_class" in said) == ("unit_of_measurement" in said)
+            assert said.get("state_class") in STATE_CLASSES[device_class]
+            # components/mqtt/sensor.py: options go with neither, entities show nothing to be set
+            assert said.get("entity_category") in (None, "diagnostic")
         else:
             assert said["device_class"] == "connectivity"
 
@@ -81,8 +97,16 @@ def test_ids_and_topics_are_unique_even_of_strange_names() -> None:
     assert len({document["state_topic"] for _, document in said}) == len(keys)
 
 
-def test_two_daemons_have_entities_of_their_own() -> None:
+def test_entities_are_the_same_whoever_tells_of_them() -> None:
     ours, theirs = told("group", "1"), told("group", "1", instance="other")
+    assert [topic for topic, _ in ours] == [topic for topic, _ in theirs]
+    assert [d["unique_id"] for _, d in ours] == [d["unique_id"] for _, d in theirs]
+    assert {d["state_topic"] for _, d in theirs} == {"fpd/other/group/1"}
+    assert [d["availability"] for _, d in theirs] == [[{"topic": "fpd/other/status"}]] * 7
+
+
+def test_two_installations_have_entities_of_their_own() -> None:
+    ours, theirs = told("group", "1"), told("group", "1", identity="other")
     assert {topic for topic, _ in ours}.isdisjoint(topic for topic, _ in theirs)
     assert {d["unique_id"] for _, d in ours}.isdisjoint(d["unique_id"] for _, d in theirs)
 
@@ -99,7 +123,9 @@ def test_groups_devices_and_peers_show_what_is_asked_of_them() -> None:
 
 
 def test_the_daemon_is_a_device_that_the_others_hang_on() -> None:
-    topic, payload = discovery.announced_daemon(instance="fpd", prefix="homeassistant")
+    topic, payload = discovery.announced_daemon(
+        identity="fpd", instance="fpd", prefix="homeassistant"
+    )
     said = json.loads(payload)
     assert TOPIC.fullmatch(topic)
     assert said.keys() <= FIELDS["binary_sensor"]

@@ -4,7 +4,7 @@
 // read is a request {method, path, body}, a new instruction {method, instruction: {topic,
 // parameters}, form}, a look at one {view: id} or a question about datum {ask, filter, more} with
 // the name of the client's method for its URL; each line written is its answer {status, location,
-// body}; of datum also the dates that the client makes of them.
+// body}; of datum also the dates and of streams the rows that the client makes of them.
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
@@ -25,7 +25,7 @@ function filterOf({ startDate, endDate, aggregation, ...given }) {
   return filter;
 }
 
-function questionUrl({ ask, filter, readingType, max, offset = 0 }) {
+function questionUrl({ ask, filter, readingType, max, offset = 0, sort }) {
   if (ask === "listAllNodeIdsUrl") return query.listAllNodeIdsUrl();
   if (ask === "reportableIntervalUrl") {
     return query.reportableIntervalUrl(filter.nodeId, filter.sourceIds);
@@ -33,9 +33,16 @@ function questionUrl({ ask, filter, readingType, max, offset = 0 }) {
   const meant = filterOf(filter);
   if (ask === "availableSourcesUrl") return query.availableSourcesUrl(meant, true);
   const page = max ? new Domain.Pagination(max, offset) : undefined;
-  if (!readingType) return query[ask](meant, undefined, page);
+  const sorts = sort && [new Domain.SortDescriptor(sort, true)];
+  if (!readingType) return query[ask](meant, sorts, page);
   const type = Domain.DatumReadingTypes[readingType];
-  return query[ask](type, meant, "P1D", undefined, page);
+  return query[ask](type, meant, "P1D", sorts, page);
+}
+
+function streamed({ meta, data }) {
+  if (!meta) return undefined;
+  const registry = Util.DatumStreamMetadataRegistry.fromJsonObject(meta);
+  return data.map((row) => Util.Datum.datumForStreamData(row, registry).toObject());
 }
 
 function urlOf({ path, instruction, view, ...question }) {
@@ -55,7 +62,7 @@ async function send({ method = "GET", body, form, ...meant }) {
     builder.url(place).queryParams(Net.Urls.urlQueryParse(query)).contentType(FORM);
     [target, content] = [place, query];
   } else {
-    builder.url(target);
+    builder.url(target, meant.ask !== undefined); // of questions as solarnetwork-datum-loader
     if (body !== undefined) {
       content = typeof body === "string" ? body : JSON.stringify(body);
       builder.contentType("application/json; charset=UTF-8").computeContentDigest(content);
@@ -75,6 +82,7 @@ async function send({ method = "GET", body, form, ...meant }) {
     status: answer.status,
     location: answer.headers.get("Location"),
     body: said,
+    rows: streamed(said),
     dates: said.data?.results?.map(Util.Datum.datumDate),
   };
 }

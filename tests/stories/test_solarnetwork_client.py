@@ -72,7 +72,19 @@ class Client:
         """Have the client ask for datum; return the data and the dates that it makes of them."""
         answer = await self.sends("GET", ask=method, filter=filter, **more)
         assert answer["status"] == 200, answer
-        return answer["body"]["data"], answer.get("dates")
+        assert answer["body"]["success"]
+        return answer["body"]["data"], answer.get("dates") or answer.get("rows")
+
+    async def loads(self, filter: Any, *, page: int, **more: Any) -> list[Any]:
+        """Load page after page as solarnetwork-datum-loader does: until one is not full."""
+        rows: list[Any] = []
+        plain = {**filter, "withoutTotalResultsCount": True}
+        while True:
+            said, _ = await self.asks(filter=plain, max=page, offset=len(rows), **more)
+            assert said["startingOffset"] == len(rows)
+            rows += said["results"]
+            if said["returnedResultCount"] < page:
+                return rows
 
     async def creates(self, path: str, body: Any) -> Any:
         answer = await self.sends("POST", path, body=body)
@@ -190,4 +202,24 @@ async def test_it_reads_datum(client: Client, daemon: Daemon, database_url: str)
     (read,) = (await client.asks("datumReadingUrl", span, readingType="CalculatedAtDifference"))[0][
         "results"
     ]
+    assert (read["wattHours_start"], read["wattHours_end"], read["wattHours"]) == (0, 10, 10)
+
+    loaded = await client.loads(span, page=7, method="listDatumUrl")
+    assert [row["wattHours"] for row in loaded] == [n / 2 for n in range(20)]
+    (only,) = await client.loads(span, page=7, method="datumReadingUrl", readingType="Difference")
+    assert only["wattHours"] == 10
+    said, _ = await client.asks("listDatumUrl", span, sort="created", max=2)
+    assert [row["wattHours"] for row in said["results"]] == [9.5, 9]
+    made, _ = await client.asks("listDatumUrl", {**of, "aggregation": "Month"})
+    assert [(row["created"], row["wattHours"]) for row in made["results"]] == [
+        ("2026-03-01 00:00:00.000Z", 10)
+    ]
+
+    _, rows = await client.asks("streamDatumUrl", span, max=2, sort="created")
+    date = {"date": "2026-03-10T12:09:30.000Z", "sourceId": "/größe/1 2", "nodeId": 7}
+    assert rows[0] == {"streamId": rows[0]["streamId"], **date, "watts": 60, "wattHours": 9.5}
+    _, (period, _) = await client.asks("streamDatumUrl", {**span, "aggregation": "FiveMinute"})
+    assert period.items() >= {"watts": 60, "watts_count": 10, "watts_max": 60}.items()
+    assert period.items() >= {"wattHours": 5, "wattHours_start": 0, "wattHours_end": 5}.items()
+    _, (read,) = await client.asks("streamReadingUrl", span, readingType="Difference")
     assert (read["wattHours_start"], read["wattHours_end"], read["wattHours"]) == (0, 10, 10)

@@ -193,9 +193,9 @@ def test_a_credential_s_parts_come_in_any_order() -> None:
 
 
 def test_which_hosts_the_sender_may_have_meant() -> None:
-    assert snws2.hosts("a:8484", None) == ("a:8484",)
+    assert snws2.hosts("a:8484", None) == ("a:8484", "a")
     assert snws2.hosts("a", None) == ("a", "a:80", "a:443")
     assert snws2.hosts("[::1]:443", None) == ("[::1]:443", "[::1]")
     assert snws2.hosts("[::1]", None) == ("[::1]", "[::1]:80", "[::1]:443")
     inside = snws2.hosts("10.0.0.1:8484", "https://fpd.example.org/")
-    assert inside == ("10.0.0.1:8484", HOST, f"{HOST}:80", f"{HOST}:443")
+    assert inside == ("10.0.0.1:8484", "10.0.0.1", HOST, f"{HOST}:80", f"{HOST}:443")
