@@ -32,6 +32,7 @@ from fpd.flows import (
     ingest,
     letting_go,
     measurements,
+    myems_intake,
     planning,
     publisher,
     segments,
@@ -45,12 +46,14 @@ from fpd.flows.delivery import Delivery
 from fpd.flows.devices import Devices
 from fpd.flows.heartbeat import Heartbeats
 from fpd.flows.loop import Loop
+from fpd.flows.platforms import Platforms
 from fpd.flows.set_back import Watch
 from fpd.flows.silence import Silence
 from fpd.flows.stream_health import Looks
 from fpd.flows.tree import Tree
 from fpd.jobs import metronome
 from fpd.metrics import Metrics
+from fpd.mqtt.brief import BriefClient
 from fpd.mqtt.client import MqttClient
 from fpd.notify import Notifier
 from fpd.oscp import tls
@@ -68,6 +71,7 @@ T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GARBAGE = 10_000  # new objects; requests leave hardly any in circles
+_PASSWORD_FILE = "mqtt.password"
 _DRAIN_S = 12.0  # longer than any message to a peer may take
 
 
@@ -141,8 +145,10 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
             issuer=await _issuer(config, stack),
         )
         delivery, visits, heartbeats = Delivery(context), Devices(context), Heartbeats(context)
-        loops = _loops(context, delivery, visits, heartbeats)
+        polls = Platforms(context)
+        loops = _loops(context, delivery, visits, heartbeats, polls)
         stack.push_async_callback(visits.close)
+        stack.push_async_callback(polls.close)
         stack.push_async_callback(crew.cancel)
         stack.push_async_callback(letting_go.at_the_end, context, visits)
         stack.push_async_callback(_drain, looping, loops, watched, delivery, heartbeats)
@@ -151,6 +157,7 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
         crew.spawn(_relay(looping), name="loops")
         crew.spawn(broker.run(), name="mqtt")
         crew.spawn(ingest.run(context), name="ingest")
+        crew.spawn(myems_intake.run(context), name="MyEMS intake")
         for loop in loops:
             looping.spawn(loop.run(), name=loop.name)
         scheduler = metronome(loops)
@@ -208,7 +215,7 @@ async def _issuer(config: Config, stack: contextlib.AsyncExitStack) -> Issuer | 
 
 def _kept_password(data_dir: Path) -> str:
     """Return the password for others on our own broker, made on first start, mode 0600."""
-    path = data_dir / "mqtt.password"
+    path = data_dir / _PASSWORD_FILE
     if not path.exists():
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Killed in the middle, the next start must not find half a password.
@@ -220,7 +227,11 @@ def _kept_password(data_dir: Path) -> str:
 
 
 def _loops(
-    context: Context, delivery: Delivery, visits: Devices, heartbeats: Heartbeats
+    context: Context,
+    delivery: Delivery,
+    visits: Devices,
+    heartbeats: Heartbeats,
+    polls: Platforms,
 ) -> list[Loop]:
     """Return every loop, and let those who owe work ring the right one."""
 
@@ -238,6 +249,7 @@ def _loops(
         "summing up": (partial(measurements.sum_up, context), 15.0),
         "devices": (visits.step, 0.5),
         "standing by": (letting_go.Deadman(context, visits).step, 1.0),
+        "platforms": (polls.step, 0.5),
         "control": (Control(context, visits).step, 0.5),
         "compliance": (Compliance(context).step, 1.0),
         "planning": (partial(planning.step, context), 1.0),
@@ -307,7 +319,7 @@ async def _keep_watch(notifier: Notifier, loops: list[Loop]) -> None:
         await asyncio.sleep(period_s / 3)
 
 
-def beside(config: Config, db: Database) -> Context:
+def beside(config: Config, db: Database, mqtt: MqttClient) -> Context:
     """Return what flows need, for commands beside the daemon: they owe, and it delivers."""
     return Context(
         config=config,
@@ -316,10 +328,26 @@ def beside(config: Config, db: Database) -> Context:
         vault=Vault.open(config.key_file or config.data_dir / "fpd.key"),
         metrics=Metrics(),
         peers=PeerClient(config.oscp),
-        mqtt=MqttClient(
-            "mqtt://127.0.0.1", username=None, password=None, ca_file=None, instance="command"
-        ),
+        mqtt=mqtt,
         spawn=_nothing_to_spawn,
+    )
+
+
+def brief_mqtt(config: Config) -> BriefClient:
+    """Return the daemon's broker for a command beside it, our own one included if it runs."""
+    settings = config.mqtt
+    url, username, password = settings.url, settings.username, settings.password
+    if not url:
+        url, username = f"mqtt://127.0.0.1:{settings.port}", username or "local"
+        with contextlib.suppress(OSError):
+            kept = (config.data_dir / _PASSWORD_FILE).read_text(encoding="utf-8").strip()
+            password = password or kept
+    return BriefClient(
+        url,
+        username=username,
+        password=password,
+        ca_file=settings.ca_file,
+        instance=settings.instance,
     )
 
 

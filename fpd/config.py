@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from fpd.config_key import key, required
+from fpd.config_myems import MyemsPlatform
+from fpd.config_reengen import ReengenPlatform
 
 Network = IPv4Network | IPv6Network
 JwtAlgorithm = Literal["RS256", "ES256", "PS256"]
@@ -322,6 +324,9 @@ class BluegenDevice(Device):
     restore: Literal["original", "base"] = key(
         "original", "without a limit: the profile that was there before ours, or a flat one"
     )
+    revert_on_stop: bool = key(
+        False, "give it back when the daemon stops, too; a profile else goes on being followed"
+    )
     poll_s: float = key(300.0, "seconds between readings, at least", minimum=0.1)
     polling: Literal["adaptive", "fixed"] = key(
         "adaptive", "read once after each report of the unit, as learned, or every poll_s"
@@ -338,7 +343,8 @@ class BluegenDevice(Device):
     stale_after_s: float = key(7200.0, "older readings are not trusted for control", minimum=1)
 
 
-DEVICE_TYPES_TO_COME = ("myems", "reengen")
+AnyPlatform = MyemsPlatform | ReengenPlatform
+PLATFORM_TYPES: dict[str, type[AnyPlatform]] = {"myems": MyemsPlatform, "reengen": ReengenPlatform}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,6 +368,9 @@ class Config:
     control: Control = field(default_factory=Control)
     devices: tuple[Device, ...] = field(
         default=(), metadata={"why": "the devices that fpd drives", "key": "device"}
+    )
+    platforms: tuple[AnyPlatform, ...] = field(
+        default=(), metadata={"why": "the platforms that fpd reads", "key": "platform"}
     )
     log: Log = field(default_factory=Log)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fpd.adapters import TYPES
-from fpd.config import DEVICE_TYPES_TO_COME, Config
+from fpd.config import PLATFORM_TYPES, Config
 from fpd.config_key import Together
 from fpd.config_lines import Where, locate
 from fpd.config_together import TOGETHER
@@ -263,19 +263,20 @@ class _Reader:
         if setting.key == "device":
             self._refuse_twins(raw, where, "name", _name)
             self._refuse_twins(raw, where, "source_id", _stream)
+        if setting.key == "platform":
+            self._refuse_twins(raw, where, "name", _name)
         return tuple(rows)
 
     def _row(self, setting: Setting, raw: object, where: Where) -> object:
-        if setting.key != "device" or not isinstance(raw, dict):
+        types = _typed(setting.key)
+        if types is None or not isinstance(raw, dict):
             return self.table(setting.item, raw, where)
         given = raw.get("type", _NOT_SHOWN)
         name = given if isinstance(given, str) else ""
-        if name in TYPES:
-            return self.table(TYPES[name].keys, raw, where)
-        wanted = " or ".join(f'"{known}"' for known in TYPES)
-        if name in DEVICE_TYPES_TO_COME:
-            wanted += f"; fpd knows {name}, but this version does not drive it yet"
-        self._fault((*where, "type"), given, wanted, nearest(name, TYPES))
+        if name in types:
+            return self.table(types[name], raw, where)
+        wanted = " or ".join(f'"{known}"' for known in types)
+        self._fault((*where, "type"), given, wanted, nearest(name, types))
         return None
 
     def _refuse_twins(
@@ -312,6 +313,13 @@ class _Reader:
         """Return where a value stands; what is missing is missing in its table."""
         prefixes = (where[:length] for length in range(len(where), -1, -1))
         return next(self._places[prefix] for prefix in prefixes if prefix in self._places)
+
+
+def _typed(key: str) -> Mapping[str, type] | None:
+    """Return the dataclasses of a list of tables by their `type`, if that tells them apart."""
+    if key == "device":
+        return {name: one.keys for name, one in TYPES.items()}
+    return PLATFORM_TYPES if key == "platform" else None
 
 
 def _broken(cls: type, values: Mapping[str, Any]) -> Iterator[Together]:

@@ -13,7 +13,8 @@ def key(default: Any, why: str, **rules: Any) -> Any:
     Rules: `minimum`, `maximum` (inclusive); `secret` (may also be given as `<key>_file`, never
     shown); `schemes` (a URL that starts with one of them); `form` (a name in
     `fpd.config_values`); `blank` (the empty text is allowed); `readable` (a file that must be
-    there); `example` (what config.example.toml shows where there is no default).
+    there); `example` (what config.example.toml shows where there is no default); `instead` (shown
+    there as one that stands in for those before it).
     """
     return field(default=default, repr="secret" not in rules, metadata={"why": why, **rules})
 
@@ -33,3 +34,12 @@ class Together:
     keys: frozenset[str]
     expected: str
     hold: Callable[[Mapping[str, Any]], bool]
+
+
+def both(first: str, second: str) -> Together:
+    """Return the rule that two keys are given together or not at all."""
+    return Together(
+        frozenset({first, second}),
+        f"{first} and {second} together",
+        lambda table: (table[first] is None) == (table[second] is None),
+    )

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fpd.config import Device, Http, Mqtt, Oscp
-from fpd.config_key import Together
+from fpd.config_key import Together, both
+from fpd.config_myems import MyemsPlatform, PlatformListener, PlatformStream
+from fpd.config_reengen import ReengenListen, ReengenPlatform, ReengenStream
 
 
-def _both(first: str, second: str) -> Together:
-    return Together(
-        frozenset({first, second}),
-        f"{first} and {second} together",
-        lambda table: (table[first] is None) == (table[second] is None),
-    )
+def _one_job_each(rows: Sequence[PlatformStream | ReengenStream]) -> bool:
+    """Tell whether no two polls write one stream: one would take the other's values away."""
+    jobs: dict[tuple[int, int, str], str] = {}
+    return all(jobs.setdefault(row.key, row.job) == row.job for row in rows)
+
+
+def _names_what(row: Mapping[str, Any]) -> bool:
+    needed = {"datum": ("node_id", "source_id", "property_name"), "setpoint": ("device",)}
+    return all(row.get(name) is not None for name in needed.get(row["of"], ("group",)))
 
 
 TOGETHER: Mapping[type, tuple[Together, ...]] = {
     Http: (
-        _both("tls_cert", "tls_key"),
+        both("tls_cert", "tls_key"),
         Together(
             frozenset({"tls_client_ca", "tls_cert"}),
             "tls_cert beside tls_client_ca",
@@ -31,7 +37,7 @@ TOGETHER: Mapping[type, tuple[Together, ...]] = {
         ),
     ),
     Oscp: (
-        _both("client_cert", "client_key"),
+        both("client_cert", "client_key"),
         Together(
             frozenset({"jwt_issuer", "jwt_jwks_url"}),
             "jwt_issuer beside jwt_jwks_url",
@@ -50,5 +56,84 @@ TOGETHER: Mapping[type, tuple[Together, ...]] = {
             lambda mqtt: mqtt["ca_file"] is None or mqtt["url"].startswith("mqtts://"),
         ),
     ),
-    Device: (_both("node_id", "source_id"),),
+    Device: (both("node_id", "source_id"),),
+    MyemsPlatform: (
+        both("username", "password"),
+        Together(
+            frozenset({"api_key", "username", "base_url"}),
+            "an api_key, or username and password",
+            lambda platform: platform["api_key"] is not None or platform["username"] is not None,
+        ),
+        Together(
+            frozenset({"listener", "username", "base_url"}),
+            "username and password beside a listener",
+            lambda platform: not platform["listener"] or platform["username"] is not None,
+        ),
+        Together(
+            frozenset({"stream", "base_url"}),
+            "every stream (node_id, source_id) from one meter, or from points alone",
+            lambda platform: _one_job_each(platform["stream"]),
+        ),
+    ),
+    ReengenPlatform: (
+        Together(
+            frozenset({"stream", "tenant"}),
+            "every stream (node_id, source_id) from one point, its raw rows or one resolution",
+            lambda platform: _one_job_each(platform["stream"]),
+        ),
+    ),
+    ReengenListen: (
+        Together(
+            frozenset({"of", "group", "device", "node_id", "source_id"}),
+            "group of limits and forecasts, device of setpoints, node_id, source_id and property "
+            "of datum",
+            _names_what,
+        ),
+    ),
+    PlatformListener: (
+        Together(
+            frozenset({"offline_meter", "node_id", "source_id", "group_id"}),
+            "node_id and source_id beside offline_meter",
+            lambda row: (
+                row["offline_meter"] is None
+                or (row["node_id"] is not None and row["source_id"] is not None)
+            ),
+        ),
+    ),
+    PlatformStream: (
+        Together(
+            frozenset({"meter", "point", "virtual_meter", "offline_meter", "source_id"}),
+            "a meter, a point (of that meter), a virtual_meter or an offline_meter",
+            lambda row: (
+                [
+                    row["meter"] is not None or row["point"] is not None,
+                    row["virtual_meter"] is not None,
+                    row["offline_meter"] is not None,
+                ].count(True)
+                == 1
+            ),
+        ),
+        Together(
+            frozenset({"hourly", "meter", "point"}),
+            "hourly beside a meter, without point",
+            lambda row: not row["hourly"] or (row["meter"] is not None and row["point"] is None),
+        ),
+        Together(
+            frozenset({"mqtt", "point"}),
+            "a point beside mqtt",
+            lambda row: not row["mqtt"] or row["point"] is not None,
+        ),
+        Together(
+            frozenset(
+                {"point", "meter", "mqtt", "unit", "property_name", "property_class", "multiplier"}
+            ),
+            "unit (or property, class and multiplier) of a point that no report names",
+            lambda row: (
+                row["point"] is None
+                or (row["meter"] is not None and not row["mqtt"])
+                or row["unit"] is not None
+                or None not in (row["property_name"], row["property_class"], row["multiplier"])
+            ),
+        ),
+    ),
 }

@@ -8,6 +8,7 @@ import functools
 import ipaddress
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -89,7 +90,9 @@ def settings(cls: type) -> Mapping[str, Setting]:
 
 
 def _setting(field: dataclasses.Field[Any], hint: Any) -> Setting:
-    optional = isinstance(hint, types.UnionType) and types.NoneType in typing.get_args(hint)
+    # `Literal[…] | None` is one of typing's own.
+    united = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    optional = united and types.NoneType in typing.get_args(hint)
     default: Any = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
@@ -344,7 +347,18 @@ def _is_zone(text: str) -> bool:
     return True
 
 
+def _is_offset(text: str) -> bool:
+    found = re.fullmatch(r"[+-](\d{2}):(\d{2})", text, re.ASCII)
+    return found is not None and int(found[1]) <= 14 and int(found[2]) < 60
+
+
+def _is_owner(text: str) -> bool:
+    return bool(re.fullmatch(r"(energystoragecontainers|microgrids)/\d{1,9}", text, re.ASCII))
+
+
 _FORMS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
+    "owner of schedules": ("energystoragecontainers/… or microgrids/… and its id", _is_owner),
+    "offset": ("a fixed offset from UTC such as +08:00", _is_offset),
     "host:port": ("host:port", _is_host_port),
     "topic filter": ("an MQTT topic filter such as node/+/datum/0/#", _is_topic_filter),
     "topic level": ("one topic level, without / + #", _is_topic_level),

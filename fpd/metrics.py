@@ -111,6 +111,22 @@ class Metrics:
             ["account"],
             registry=registry,
         )
+        self.platform_polls = Counter(
+            "fpd_platform_polls", "Polls of platforms", ["platform", "outcome"], registry=registry
+        )
+        self.platform_poll_s = Histogram(
+            "fpd_platform_poll_seconds",
+            "Time that polls took",
+            ["platform"],
+            registry=registry,
+            buckets=_LATENCIES_S,
+        )
+        self.platform_datum = Counter(
+            "fpd_platform_datum",
+            "Datum that polls brought, and values out of limits",
+            ["platform", "outcome"],
+            registry=registry,
+        )
         # process
         self.up = Gauge("fpd_up", "1 while what is named can be used", ["part"], registry=registry)
         self.passes = Counter("fpd_loop_passes", "Passes of the loops", ["loop"], registry=registry)

@@ -1,7 +1,8 @@
 """Fixtures for every room: a real PostgreSQL, a real broker, the clock.
 
 FPD_TEST_DATABASE_URL names a server to use instead of the embedded one; its user must be
-allowed to create databases. FPD_PG_BIN chooses the programs of the embedded one.
+allowed to create databases. FPD_PG_BIN chooses the programs of the embedded one. FPD_TEST_FRESH=1
+starts every fpd anew instead of forking it (see support/processes.py).
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -21,12 +24,24 @@ from fpd.embedded.broker import EmbeddedBroker
 from fpd.embedded.postgres import EmbeddedPostgres
 from fpd.store.db import migrate
 
+# Compiling fpd anew is half of what the start of a process costs, and the stories start hundreds.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _now() -> datetime:
     # A real datetime also under freezegun, whose own msgspec and psycopg do not know.
     return _EPOCH + timedelta(seconds=time.time())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Leave neighbours to one worker, so that what a module shares is made once."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture

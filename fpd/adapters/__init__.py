@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 
-from fpd.adapters import battery, bluegen_type
+from fpd.adapters import battery, bluegen_type, myems, reengen
 from fpd.adapters.device import Adapter, DeviceType, Wiring
 from fpd.config import Device
 from fpd.domain.control.ability import Ability
@@ -18,6 +18,8 @@ from fpd.domain.control.ability import Ability
 TYPES: Final[dict[str, DeviceType[Any]]] = {
     "bluegen": bluegen_type.TYPE,
     "battery": battery.TYPE,
+    "myems": myems.TYPE,
+    "reengen": reengen.TYPE,
 }
 
 

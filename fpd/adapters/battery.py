@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
+import structlog
 
 from fpd.adapters.battery_api import MANUAL, V1, V2, Api
-from fpd.adapters.battery_keys import TOGETHER, BatteryDevice, cautions, storage
+from fpd.adapters.battery_keys import TOGETHER, BatteryDevice, cautions
 from fpd.adapters.battery_parse import Status
 from fpd.adapters.device import (
     Command,
@@ -34,10 +35,15 @@ from fpd.adapters.device import (
 )
 from fpd.adapters.http import LAN_TIMEOUT_S, DeviceHttp
 from fpd.adapters.lenient import mapping
+from fpd.adapters.storage_keys import storage
 from fpd.domain.control.actions import SELF_CONSUMPTION
+
+log = structlog.get_logger()
 
 _FOLLOWS_WITHIN_W = 100.0
 _FOLLOWS_WITHIN_SHARE = 0.1
+_ADDS_UP_W, _ADDS_UP_SHARE = 200.0, 0.1
+_UNBALANCED = 3
 _LESS_FOR = timedelta(minutes=15)
 _ZONES, _MOST_OFF = timedelta(minutes=15), timedelta(minutes=5)
 
@@ -48,7 +54,8 @@ class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `timestamp`, `since`: the device's clock as it wrote it, and when we first saw it say so.
     `whole_at`: when a status had all that control needs. `less_w`: it delivers no more than this,
-    in the direction of the sign, until `less_until` at least.
+    in the direction of the sign, until `less_until` at least; `short`: readings in a row that
+    showed too little; `unbalanced`: those whose own values contradict each other.
     """
 
     taken: bool = False
@@ -61,6 +68,8 @@ class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
     whole_at: datetime | None = None
     less_w: int | None = None
     less_until: datetime | None = None
+    short: int = 0
+    unbalanced: int = 0
 
 
 class Battery:
@@ -107,6 +116,7 @@ class Battery:
             most_w=most_w,
             dispatchable=trouble is None,
             detail=trouble,
+            notice=self._balance(status, kept),
             samples=(_sample(status, now),),
             memory=mapping(msgspec.to_builtins(kept)),
         )
@@ -202,8 +212,24 @@ class Battery:
             return None
         return f"its clock has stood still since {since.isoformat(timespec='seconds')}"
 
+    def _balance(self, status: Status, kept: _Memory) -> str | None:
+        """Say that its values do not add up: a meter of its own is wired wrong or stands still."""
+        error_w = status.balance_error_w
+        if error_w is None or abs(error_w) <= _may_differ(status):
+            kept.unbalanced = 0
+            return None
+        kept.unbalanced += 1
+        if kept.unbalanced < _UNBALANCED:
+            return None
+        if kept.unbalanced == _UNBALANCED:
+            log.warning("battery.unbalanced", device=self._device.name, watts=round(error_w))
+        return f"its values do not add up by {error_w:.0f} W: look at the wiring of its meter"
+
     def _notice_less(self, status: Status, kept: _Memory, now: datetime) -> None:
-        """Notice a battery that does what it is told, but not so much: full, empty, cold."""
+        """Notice a battery that does what it is told, but not so much: full, empty, cold.
+
+        One reading may have caught it on its way there.
+        """
         if kept.less_until is not None and now >= kept.less_until:
             kept.less_w = kept.less_until = None
         if not kept.taken or not kept.told_w or kept.told_at is None or status.pac_w is None:
@@ -211,8 +237,15 @@ class Battery:
         settled = now - kept.told_at >= timedelta(seconds=self._device.verify_after_s)
         missing_w = abs(kept.told_w) - abs(status.pac_w)
         follows = status.pac_w * kept.told_w > 0 and abs(status.pac_w) > _FOLLOWS_WITHIN_W
-        if settled and follows and missing_w > _within(kept.told_w):
+        too_little = settled and follows and missing_w > _within(kept.told_w)
+        kept.short = kept.short + 1 if too_little else 0
+        if kept.short >= self.tries:
             kept.less_w, kept.less_until = round(status.pac_w), now + _LESS_FOR
+
+
+def _may_differ(status: Status) -> float:
+    flows = (status.consumption_w, status.production_w, status.grid_w, status.pac_w)
+    return max(_ADDS_UP_W, *(_ADDS_UP_SHARE * abs(watts or 0.0) for watts in flows))
 
 
 def _within(wanted_w: int) -> float:

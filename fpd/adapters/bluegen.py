@@ -27,6 +27,7 @@ from fpd.adapters.device import (
     Memory,
     Outcome,
     Profile,
+    Rationed,
     Reading,
     Release,
     Result,
@@ -48,6 +49,7 @@ _EULA_AGAIN_S = 3600.0
 _ALARM_SKEW_S, _MOST_SKEW_S = 30.0, 300.0
 _SMALLER_STEPS = 0.95
 _FOREIGN_ALLOWED = 1
+_IDLE_FOR = timedelta(days=1)
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 30.0, 900.0
 
 
@@ -86,7 +88,7 @@ class Bluegen:
         kept = recall(memory)
         await self._account.recall()
         if self._account.stopped is None and not await self._account.spares_telemetry():
-            raise Excluded(
+            raise Rationed(
                 "the day's quota is kept for commands",
                 retry_s=self._account.quota.until_renewed_s(),
             )
@@ -94,6 +96,7 @@ class Bluegen:
             await self._find_unit()
         status = await self._status()
         kept.unit_tz = status.tz or kept.unit_tz
+        self._notice_idle(status, kept)
         await self._notice_profile(status.profile_id, kept)
         await self._sweep(status.profile_id, kept)
         now = self._clock()
@@ -107,7 +110,7 @@ class Bluegen:
             output_w=report.output_w,
             dispatchable=self._trouble(status) is None,
             detail=self._trouble(status) or report.trouble,
-            alarm=self._alarm(kept),
+            alarm=self._alarm(status, kept),
             limits=self._limits(kept),
             profiling=status.profiling,
             profile_id=status.profile_id,
@@ -324,9 +327,19 @@ class Bluegen:
             step_dn_w=math.floor(kept.limits.step_dn_w * kept.ramp),
         )
 
-    def _alarm(self, kept: Kept) -> str | None:
-        """Say what an operator should look at, though the unit would follow a command."""
+    def _notice_idle(self, status: UnitStatus, kept: Kept) -> None:
+        if status.exporting:
+            kept.idle_since = None
+        elif kept.idle_since is None:
+            kept.idle_since = self._clock()
+
+    def _alarm(self, status: UnitStatus, kept: Kept) -> str | None:
+        """Say what an operator should look at."""
         found = []
+        if kept.idle_since is not None and self._clock() - kept.idle_since > _IDLE_FOR:
+            # Heating up takes long, but not so long.
+            since = f"{kept.idle_since:%Y-%m-%d %H:%M}Z"
+            found.append(f"it has exported nothing since {since}: the unit is in {status.state!r}")
         if kept.taken_by_others(self._clock()):
             found.append(f"another profile was assigned by others at {kept.foreign[-1]:%H:%M}Z")
         if kept.follows is False and kept.told_at is not None:

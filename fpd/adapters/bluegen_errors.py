@@ -7,6 +7,8 @@ from fpd.domain.bluegen_errors import Kind, classify
 
 __all__ = ["Kind", "Refusal", "classify"]
 
+_HEALTH = {Kind.LATER: Health.UNAVAILABLE, Kind.QUOTA: Health.RATIONED}
+
 
 class Refusal(DeviceFault):
     """The service said no; `kind` says what that means."""
@@ -14,4 +16,4 @@ class Refusal(DeviceFault):
     def __init__(self, kind: Kind, message: str, *, retry_s: float | None = None) -> None:
         super().__init__(message, retry_s=retry_s)
         self.kind = kind
-        self.health = Health.UNAVAILABLE if kind in (Kind.LATER, Kind.QUOTA) else Health.STOPPED
+        self.health = _HEALTH.get(kind, Health.STOPPED)

@@ -45,6 +45,7 @@ class Kept(msgspec.Struct, kw_only=True, omit_defaults=True):
     `follows`, `differed`: whether the output shows them, and how often in a row it did not.
     `folded_from`: the day that was configured when the output did not follow.
     `foreign`: when others assigned a profile while ours was in force.
+    `idle_since`: since when it exports nothing. `facts_at`: when its version and place were read.
     `findings`, `found_at`: what the last experiment told.
     `ramp`: share of the documented steps that the service lets us use.
     """
@@ -67,6 +68,8 @@ class Kept(msgspec.Struct, kw_only=True, omit_defaults=True):
     current_at: datetime | None = None
     accumulated_at: datetime | None = None
     state: str | None = None
+    idle_since: datetime | None = None
+    facts_at: datetime | None = None
     output_w: float | None = None
     unit_tz: str | None = None
     rhythm: Rhythm = Rhythm()

@@ -15,7 +15,7 @@ import structlog
 
 from fpd.adapters.bluegen_account import Account
 from fpd.adapters.bluegen_memory import Kept
-from fpd.adapters.device import Sample
+from fpd.adapters.device import DeviceFault, Sample
 from fpd.config import BluegenDevice
 from fpd.domain import bluegen_answers
 from fpd.domain.bluegen_answers import Measured, UnitStatus
@@ -28,6 +28,7 @@ _IMPLAUSIBLE = 1.2
 _DISBELIEVED_AFTER = 2
 _ACCUMULATED_LATER_S = 30.0
 _LONGEST_WAIT_S = 3600.0
+_FACTS_LAST = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,7 @@ class Telemetry:
             self._prove(status, kept, current.at, current.power)
             kept.output_w = current.power
         samples = _new_samples(current, total, status, kept, now)
+        samples += await self._facts(unit, kept, now)
         if not status.exporting and not status.undefined:
             return Report(output_w=0.0, samples=samples, discarded=spoiled)
         trouble = self._stale(current, kept, now)
@@ -74,6 +76,22 @@ class Telemetry:
             samples=samples,
             discarded=spoiled,
         )
+
+    async def _facts(self, unit: str, kept: Kept, now: datetime) -> tuple[Sample, ...]:
+        """Ask once a day what seldom changes. Nothing depends on it, so it may as well fail."""
+        if kept.facts_at is not None and abs(now - kept.facts_at) < _FACTS_LAST:
+            return ()
+        kept.facts_at = now
+        found: dict[str, str] = {}
+        for path, read in (
+            ("version", bluegen_answers.unit_version),
+            ("location", bluegen_answers.location),
+        ):
+            try:
+                found |= await self._account.get(f"{unit}/{path}", read)
+            except DeviceFault as fault:
+                log.info("bluegen.fact_unknown", unit=unit, path=path, reason=str(fault))
+        return (Sample(at=now, status=found),) if found else ()
 
     def next_read_s(self, kept: Kept, now: datetime) -> float:
         """Return when to read again: shortly after the next report, if that can be told."""

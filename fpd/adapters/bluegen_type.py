@@ -19,6 +19,7 @@ def weekly(device: BluegenDevice) -> Weekly:
         week=Week(Anchor(device.week_anchor), ZoneInfo(device.week_tz)),
         semantics=Semantics(device.profile_semantics),
         base_w=device.base_power_w,
+        stays=not device.revert_on_stop,
     )
 
 

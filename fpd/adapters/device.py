@@ -7,10 +7,14 @@ taken from it negative (charge).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import aiohttp
@@ -27,8 +31,11 @@ log = structlog.get_logger()
 
 Memory = Mapping[str, Any]
 Clock = Callable[[], datetime]
+Publish = Callable[[str, bytes], Awaitable[None]]
 T = TypeVar("T")
 D = TypeVar("D", bound=Device)
+
+_GOODBYE_S = 3.0
 
 
 def recalled(stored: Mapping[str, Any], kind: type[T]) -> T | None:
@@ -47,6 +54,7 @@ class Health(StrEnum):
     OK = "ok"  # read, and does what it is told
     DEGRADED = "degraded"  # read, but cannot be dispatched now
     UNAVAILABLE = "unavailable"  # does not answer; asked again with backoff
+    RATIONED = "rationed"  # its service takes no more requests for now
     STOPPED = "stopped"  # refuses for good: an operator has to look
 
 
@@ -74,8 +82,8 @@ class Sample:
     """Readings of one instant, as they go into the device's datum stream (decision D2)."""
 
     at: datetime
-    instantaneous: Mapping[str, float] = field(default_factory=dict)
-    accumulating: Mapping[str, float] = field(default_factory=dict)
+    instantaneous: Mapping[str, float | Decimal] = field(default_factory=dict)
+    accumulating: Mapping[str, float | Decimal] = field(default_factory=dict)
     status: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -87,10 +95,11 @@ class Reading:
     if unknown. `dispatchable`: it would follow a command; if not, `detail` says why. `profiling`
     is False when a fuel cell ignores profiles. `profile_id`: the profile assigned to it.
     `least_w`, `most_w`: what it can be told now, where that is less than it usually can.
-    `alarm`: what an operator should look at, though it would follow a command. `follows`: whether
+    `alarm`: what an operator should look at, though it would follow a command; `notice`: the same,
+    of something that does not touch what it does. `follows`: whether
     its output shows what it was told; None: not known (yet), or nothing that would show.
     `folded`: the day on which its week begins is not to be relied on. `discarded`: values that
-    cannot be true.
+    cannot be true. `undone`: when, lately, something else had replaced what it was seen to do.
     """
 
     at: datetime
@@ -104,10 +113,12 @@ class Reading:
     profiling: bool = True
     profile_id: int | None = None
     alarm: str | None = None
+    notice: str | None = None
     follows: bool | None = None
     folded: bool = False
     discarded: int = 0
     recent: tuple[tuple[datetime, float], ...] = ()
+    undone: tuple[datetime, ...] = ()
     samples: tuple[Sample, ...] = ()
     memory: Memory = field(default_factory=dict)
 
@@ -207,6 +218,12 @@ class Excluded(DeviceFault):
     health = Health.DEGRADED
 
 
+class Rationed(Excluded):
+    """What its service takes in a day is used up, or kept for commands."""
+
+    health = Health.RATIONED
+
+
 class Stopped(DeviceFault):
     """Repeating cannot help until somebody has looked (account, unit, our own mistake)."""
 
@@ -239,8 +256,11 @@ class Ledger(Protocol):
 @dataclass(slots=True, kw_only=True)
 class Wiring:
     """What an adapter is built with. `accounts`: logins shared by the devices of one customer.
+    `tenants`: those that devices and platforms share, because they must take turns.
 
-    `ledger` None: nothing is kept over a restart.
+    `ledger` None: nothing is kept over a restart. `publish` sends (topic, payload) to our broker
+    with QoS 1 and raises Unavailable; `folder` is where an adapter may keep what must outlive the
+    process; `closers` are called at the end.
     """
 
     session: aiohttp.ClientSession
@@ -249,6 +269,17 @@ class Wiring:
     interval_s: float
     ledger: Ledger | None = None
     accounts: dict[tuple[str, str], Any] = field(default_factory=dict)
+    tenants: dict[tuple[str, str], Any] = field(default_factory=dict)
+    publish: Publish | None = None
+    folder: Path | None = None
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    async def close(self) -> None:
+        """Say goodbye where that is asked for, within moments, and close all connections."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await asyncio.gather(*(closer() for closer in self.closers))
+        await self.session.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,10 @@ _FAILURES_TO_OPEN = 5
 _OPEN_S = 60.0
 
 
+class TooLong(Unreachable):
+    """The answer is larger than is taken: less has to be asked for at once."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """An answer, whatever its status."""
@@ -32,18 +36,20 @@ class Reply:
     status: int
     text: str
     date: str | None = None
+    location: str | None = None
 
     @property
     def ok(self) -> bool:
         return 200 <= self.status < 300
 
-    def json(self, *, lenient: bool = False) -> Any:
+    def json(self, *, lenient: bool = False, parse_float: Callable[[str], Any] = float) -> Any:
         """Parse the body as JSON, whatever its Content-Type. Raises Unreachable if it is not.
 
         `lenient`: NaN and Infinity are read as texts, which no number can be made of.
         """
+        constant = str if lenient else _refuse
         try:
-            value = json.loads(self.text, parse_constant=str if lenient else _refuse)
+            value = json.loads(self.text, parse_constant=constant, parse_float=parse_float)
         except (ValueError, RecursionError):
             raise Unreachable(f"HTTP {self.status}, but the answer is not JSON") from None
         if _deeper_than(value, _DEEPEST_JSON):
@@ -61,6 +67,7 @@ class Breaker:
         self._time = time
         self._failures = 0
         self._closed_at = 0.0
+        self._why = ""
 
     def check(self) -> None:
         """Raise Unreachable while open. The first request after the pause passes as a probe."""
@@ -69,14 +76,16 @@ class Breaker:
         now = self._time()
         if now < self._closed_at:
             wait_s = self._closed_at - now
-            raise Unreachable("paused after repeated failures", retry_s=wait_s)
+            why = f": {self._why}" if self._why else ""
+            raise Unreachable(f"paused after repeated failures{why}", retry_s=wait_s)
         self._closed_at = now + _OPEN_S
 
     def succeeded(self) -> None:
         self._failures = 0
 
-    def failed(self) -> None:
+    def failed(self, why: str = "") -> None:
         self._failures += 1
+        self._why = why
         if self._failures >= _FAILURES_TO_OPEN:
             self._closed_at = self._time() + _OPEN_S
 
@@ -91,12 +100,18 @@ class DeviceHttp:
         *,
         timeout_s: float,
         ca_file: Path | None = None,
+        most_bytes: int = _LONGEST_ANSWER,
     ) -> None:
         self._session = session
+        self._most_bytes = most_bytes
         self._base_url = base_url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._tls = _tls(ca_file)
         self._breaker = Breaker(time.monotonic)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._session.closed
 
     async def request(
         self,
@@ -105,24 +120,32 @@ class DeviceHttp:
         *,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        usable: Callable[[Reply], bool] = lambda reply: reply.status < 500,
     ) -> Reply:
-        """Ask once and return the answer. Raises Unreachable when none came, or too much."""
+        """Ask once and return the answer. Raises Unreachable when none came, or too much.
+
+        `usable` tells whether the service itself has answered: if not, the request has failed.
+        """
         self._breaker.check()
         try:
             reply = await self._ask(method, path, dict(headers or {}), body)
-        except Unreachable:
-            self._breaker.failed()
+        except TooLong:
+            self._breaker.succeeded()
+            raise
+        except Unreachable as fault:
+            self._breaker.failed(str(fault))
             raise
         except TimeoutError:
-            self._breaker.failed()
-            raise Unreachable(f"no answer within {self._timeout.total:g} s") from None
+            why = f"no answer within {self._timeout.total:g} s"
+            self._breaker.failed(why)
+            raise Unreachable(why) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            self._breaker.failed()
+            self._breaker.failed(_one_line(error))
             raise Unreachable(_one_line(error)) from error
-        if reply.status >= 500:
-            self._breaker.failed()
-        else:
+        if usable(reply):
             self._breaker.succeeded()
+        else:
+            self._breaker.failed(f"HTTP {reply.status}")
         return reply
 
     async def _ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
@@ -140,12 +163,13 @@ class DeviceHttp:
             said = bytearray()
             async for chunk in response.content.iter_chunked(65536):
                 said += chunk
-                if len(said) > _LONGEST_ANSWER:
-                    raise Unreachable("the answer is larger than 1 MB")
+                if len(said) > self._most_bytes:
+                    raise TooLong(f"the answer is larger than {self._most_bytes / 1e6:g} MB")
             return Reply(
                 status=response.status,
                 text=said.decode("utf-8", "replace"),
                 date=response.headers.get("Date"),
+                location=response.headers.get("Location"),
             )
 
 

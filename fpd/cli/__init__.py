@@ -9,7 +9,19 @@ from __future__ import annotations
 import click
 
 from fpd import __version__
-from fpd.cli import bluegen, datum, messages, oscp, release, service, site, tokens, trial
+from fpd.cli import (
+    bluegen,
+    datum,
+    messages,
+    myems,
+    oscp,
+    reengen,
+    release,
+    service,
+    site,
+    tokens,
+    trial,
+)
 from fpd.cli.frame import CONTEXT, Commands
 
 
@@ -26,6 +38,7 @@ for _command in (
     *(service.run, service.check_config, service.migrate, service.status, release.release),
     *(tokens.token, oscp.oscp, messages.messages, datum.datum, site.export, site.import_),
     bluegen.bluegen,
+    *(myems.myems, reengen.reengen),
     *(trial.translate, trial.sim, trial.demo),
 ):
     main.add_command(_command)

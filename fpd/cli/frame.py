@@ -99,9 +99,16 @@ def in_context(config: Config, action: Callable[[Context], Awaitable[T]]) -> T:
 
     A running daemon finds by itself what was owed.
     """
-    from fpd.app import beside
+    from fpd.app import beside, brief_mqtt
 
-    return in_database(config, lambda db: action(beside(config, db)))
+    async def act(db: Database) -> T:
+        mqtt = brief_mqtt(config)
+        try:
+            return await action(beside(config, db, mqtt))
+        finally:
+            mqtt.close()
+
+    return in_database(config, act)
 
 
 def at(row: Any, path: str) -> Any:

@@ -50,11 +50,21 @@ def release(file: Path | None, after_stop: bool) -> None:
 def _released(config: Config, after_stop: bool) -> list[Released]:
     import asyncio
 
-    from fpd.app import clock
+    from fpd.app import brief_mqtt, clock
     from fpd.flows import releasing
 
     try:
         return in_context(config, lambda context: releasing.release(context, after_stop=after_stop))
     except (FpdError, OSError) as away:
         click.echo(f"without the database: {away}", err=True)
-    return asyncio.run(releasing.release_straight(config, clock=clock, after_stop=after_stop))
+
+    async def straight() -> list[Released]:
+        mqtt = brief_mqtt(config)
+        try:
+            return await releasing.release_straight(
+                config, clock=clock, after_stop=after_stop, mqtt=mqtt
+            )
+        finally:
+            mqtt.close()
+
+    return asyncio.run(straight())

@@ -60,6 +60,7 @@ def check_config(file: Path | None) -> None:
         "database": "given by url" if config.database.url else "our own PostgreSQL",
         "broker": config.mqtt.url or f"our own, on 127.0.0.1:{config.mqtt.port}",
         "devices": ", ".join(devices) or "none",
+        "platforms": ", ".join(f"{one.name} ({one.type})" for one in config.platforms) or "none",
     }
     for name, value in said.items():
         click.echo(f"{name:9} {value}")
@@ -123,6 +124,7 @@ _TABLES = {
     "groups": "id identifier envelope.minW envelope.maxW envelope.optimumW envelope.reason "
     "envelope.until measuredW measuredAt",
     "devices": "name type health wanted confirmed readingAt",
+    "platforms": "name health since detail",
     "streams": "nodeId sourceId health since latestAt cadenceS",
 }
 

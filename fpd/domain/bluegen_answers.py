@@ -32,6 +32,7 @@ _STATES = {
     "cooldown": "COOL_DOWN",
     "cool-down": "COOL_DOWN",
 }
+_LONGEST_FACT = 200
 _LAST_EPOCH_S = 253_402_300_800  # the year 10000
 
 
@@ -207,6 +208,19 @@ def history(body: Any, *, tz: tzinfo = UTC) -> tuple[Measured, ...]:
     return tuple(row for row in rows if row.at is not None)
 
 
+def unit_version(body: Any) -> dict[str, str]:
+    """Read `GET /unit/<id>/version`: the versions of its parts, by their names."""
+    fields = _unwrapped(body, "version")
+    return {f"version {name}": str(value) for name, value in fields.items() if _short(value)}
+
+
+def location(body: Any) -> dict[str, str]:
+    """Read `GET /unit/<id>/location`; `lhv`: lower heating value of the gas, kWh/m³."""
+    fields = {name.lower(): value for name, value in mapping(body).items()}
+    wanted = ("location", "region", "lhv")
+    return {name: str(fields[name]) for name in wanted if _short(fields.get(name))}
+
+
 def public_key(body: Any) -> tuple[str, str]:
     """Read `GET /customer/pubkey`: the key as it is written, and when it was issued."""
     fields = _unwrapped(body, "pubkey")
@@ -272,6 +286,10 @@ def _list(body: Any, key: str) -> Iterable[Any]:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _short(value: object) -> bool:
+    return isinstance(value, int | float | str) and 0 < len(str(value)) <= _LONGEST_FACT
 
 
 def _not_negative(value: object) -> float | None:

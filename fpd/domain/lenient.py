@@ -36,6 +36,15 @@ def integer(value: object) -> int | None:
     return int(found)
 
 
+def printable(text: str, most: int) -> str:
+    r"""Return the beginning of a text of somebody else as every log and database takes it.
+
+    >>> printable("a\x00b\nc", 4)
+    'a?b?'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text[:most])
+
+
 def mapping(value: Any) -> dict[str, Any]:
     """Return a JSON object, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}

@@ -314,7 +314,7 @@ class Register(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def _bridge_at_first(self) -> Decimal:
         before, head = self.carry.before, self.inside.first if self.inside else self.after
-        if before is None or head is None:
+        if before is None or head is None or head.value >= before.value:
             return self.carry.bridge
         return _EXACT.add(self.carry.bridge, _fall(before.value, head.value))
 
@@ -329,9 +329,10 @@ class Register(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             after = _raised(self.after, bridge)
             return before, after, before, after
         first = _raised(self.inside.first, bridge)
-        bridge = _EXACT.add(bridge, self.inside.falls)
+        if self.inside.falls:
+            bridge = _EXACT.add(bridge, self.inside.falls)
         last = _raised(self.inside.last, bridge)
-        if self.after is not None:
+        if self.after is not None and self.after.value < self.inside.last.value:
             bridge = _EXACT.add(bridge, _fall(self.inside.last.value, self.after.value))
         return before, first, last, _raised(self.after, bridge)
 

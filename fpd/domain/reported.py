@@ -17,7 +17,8 @@ def reported(value: Fraction) -> Decimal:
     >>> reported(Fraction(2, 3)), reported(Fraction(1200))
     (Decimal('0.666666667'), Decimal('1200'))
     """
-    return _number(_rounded(value.numerator * _UNIT, value.denominator))
+    over, under = value.as_integer_ratio()
+    return Decimal(over) if under == 1 else _number(_rounded(over * _UNIT, under))
 
 
 class Total:

@@ -51,6 +51,10 @@ async def owe_envelopes(
                 "exportLimit": None if row.min_w is None else -row.min_w,
                 "optimum": row.optimum_w,
             }
+            for one in row.phases:
+                phase = str(one["phase"]).capitalize()
+                limits[f"importLimit{phase}"] = one["max_w"]
+                limits[f"exportLimit{phase}"] = None if one["min_w"] is None else -one["min_w"]
             placed += _ours(outlet, "Envelope", at=row.from_at, i=limits, s={"reason": row.reason})
     await publishing.owe(context, conn, placed, now=now)
 

@@ -56,6 +56,7 @@ class Context:
     issuer: Issuer | None = None
     steady: Callable[[], float] = time.monotonic
     holder: str = field(default_factory=own)
+    tenants: dict[tuple[str, str], Any] = field(default_factory=dict)
     promises: Promises = field(init=False)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from psycopg import AsyncConnection
 
 from fpd.adapters.device import Release
 from fpd.domain.control.ability import Weekly
-from fpd.domain.control.phases import PhaseLimit, phase_limits
+from fpd.domain.control.phases import PhaseLimit, limits_of_sum, phase_limits
 from fpd.domain.forecast import Envelope, Forecast, envelope_at, envelopes
 from fpd.domain.supersede import spent
 from fpd.flows import announcing, blocks, fuel_cells, steering
@@ -29,7 +29,8 @@ from fpd.flows.control_settings import Settings, properties_of, settings_of
 from fpd.flows.devices import Devices
 from fpd.flows.holder import gone
 from fpd.flows.planned import Planned, Plans
-from fpd.flows.steering import Measured, Phases, Steered, Wanted
+from fpd.flows.steered import Measured, Steered
+from fpd.flows.steering import Phases, Wanted
 from fpd.store import control, devices, forecasts, plans, stewards
 from fpd.store.control import Asset, DueGroup, EnvelopeRow, Latest, Property
 from fpd.store.devices import DeviceState, Wish
@@ -261,10 +262,12 @@ class Control:
         """Return the limits of single phases, if a device is connected to some of them only."""
         if not any(getattr(device.ability, "phases", ()) for device in steered):
             return Phases()
-        limits = phase_limits(
-            messages, at=now, provider_online=group.provider_online, terms=settings.terms
-        )
-        return Phases(count=settings.terms.phases, limits=limits)
+        online, terms = group.provider_online, settings.terms
+        limits = phase_limits(messages, at=now, provider_online=online, terms=terms)
+        if not limits:
+            return Phases()
+        sum_w = limits_of_sum(messages, at=now, provider_online=online, terms=terms)
+        return Phases(count=terms.phases, limits=limits, sum_w=sum_w)
 
     @property
     def _patience(self) -> timedelta:

@@ -82,9 +82,13 @@ def after_reading(
     recent: tuple[tuple[datetime, float], ...] = ()
     if before is not None and before.output_w is not None:
         recent = (*before.recent, (before.at, before.output_w))[-_RECENT:]
+    undone = () if before is None else before.undone
+    reading = replace(
+        reading, recent=recent, undone=tuple(at for at in undone if abs(now - at) < _ALONE)
+    )
     state = replace(
         state,
-        reading=_kept(replace(reading, recent=recent)),
+        reading=_kept(reading),
         reading_at=reading.at,
         memory=reading.memory,
         failures=0,
@@ -92,9 +96,13 @@ def after_reading(
     )
     change = _compared(state, reading, adapter=adapter, now=now)
     if change.state.attempts >= adapter.tries:
-        return change  # left alone: health says why
+        if change.state.health not in (Health.UNAVAILABLE, Health.RATIONED):
+            return change  # left alone: health says why
+        back = "it did not follow and is left alone for a while"
+        return replace(change, state=replace(change.state, health=Health.DEGRADED, detail=back))
     well = reading.dispatchable and reading.alarm is None
-    health, detail = Health.OK if well else Health.DEGRADED, reading.alarm or reading.detail
+    detail = reading.alarm or reading.detail or reading.notice
+    health = Health.OK if well else Health.DEGRADED
     return replace(change, state=replace(change.state, health=health, detail=detail))
 
 
@@ -116,9 +124,7 @@ def _compared(state: DeviceState, reading: Reading, *, adapter: Adapter, now: da
             seen = replace(seen, state=replace(seen.state, command_due_at=state.command_due_at))
         return seen
     if confirmed:
-        # Somebody or something else has changed it since.
-        lost = replace(state, told=None, confirmed=None, command_due_at=now)
-        return _missed(lost, "it no longer does what it did", adapter=adapter, now=now)
+        return _undone(state, reading, adapter=adapter, now=now)
     if adapter.verify_after_s is None:
         return Change(state)
     patience = timedelta(seconds=adapter.verify_after_s) * (state.attempts + 1)
@@ -130,6 +136,26 @@ def _compared(state: DeviceState, reading: Reading, *, adapter: Adapter, now: da
         adapter=adapter,
         now=now,
     )
+
+
+def _undone(state: DeviceState, reading: Reading, *, adapter: Adapter, now: datetime) -> Change:
+    """Somebody or something else has changed what it did.
+
+    One that follows for a moment each time it is told has not begun to follow for good.
+    """
+    reading = replace(reading, undone=(*reading.undone, now))
+    attempts = state.attempts
+    if adapter.verify_after_s is not None:
+        attempts = max(attempts, len(reading.undone) - 1)
+    lost = replace(
+        state,
+        reading=_kept(reading),
+        told=None,
+        confirmed=None,
+        command_due_at=now,
+        attempts=attempts,
+    )
+    return _missed(lost, "it no longer does what it did", adapter=adapter, now=now)
 
 
 def _confirmed(state: DeviceState, *, adapter: Adapter, now: datetime) -> Change:

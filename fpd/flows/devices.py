@@ -39,7 +39,7 @@ _STAY = timedelta(seconds=30)  # after which a daemon that says nothing is taken
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The setpoint that this process has given a device last, and what its adapter must know."""
+    """The setpoint that a device was given last, and what its adapter must know."""
 
     setpoint: Setpoint
     memory: Memory
@@ -48,8 +48,8 @@ class Told:
 class Devices:
     """The configured devices and the visits of this process.
 
-    `told`: the setpoints that devices have from us. `claimed_s`: when the database granted a claim
-    last, in the context's steady time; None: never.
+    `told`: the setpoints that devices have, as far as we know. `claimed_s`: when the database
+    granted a claim last, in the context's steady time; None: never.
     """
 
     def __init__(self, context: Context) -> None:
@@ -69,13 +69,18 @@ class Devices:
         return self._adapters
 
     @property
-    def by_setpoint(self) -> list[str]:
-        """The devices that keep what they were told until they are told otherwise.
+    def not_left_alone(self) -> list[str]:
+        """The devices that are given back when nobody stands by what they were told.
 
-        One that follows a weekly profile goes on with it: it is made for being left alone.
+        One that follows a weekly profile goes on with it, if the configuration does not say
+        otherwise: it is made for being left alone.
         """
-        configured = self._context.config.devices
-        return [d.name for d in configured if not isinstance(adapters.ability(d), Weekly)]
+        abilities = {d.name: adapters.ability(d) for d in self._context.config.devices}
+        return [
+            name
+            for name, ability in abilities.items()
+            if not (isinstance(ability, Weekly) and ability.stays)
+        ]
 
     def visiting(self, name: str) -> bool:
         return name in self._visited
@@ -101,6 +106,7 @@ class Devices:
         self.claimed_s = self._context.steady()
         for state in claimed:
             self._visited.add(state.name)
+            self._remember(state)
             self._context.spawn(self._visit(state), name=f"device {state.name}")
         return False
 
@@ -160,7 +166,7 @@ class Devices:
     async def close(self) -> None:
         """Let go of every connection; called once no visit runs any more."""
         if self._wiring is not None:
-            await self._wiring.session.close()
+            await self._wiring.close()
 
     def _open(self) -> None:
         """Make the adapters on first use: their session belongs to the running loop."""
@@ -173,6 +179,9 @@ class Devices:
             instance=config.mqtt.instance,
             interval_s=config.control.interval_s,
             ledger=DatabaseLedger(self._context),
+            publish=partial(self._context.mqtt.publish, qos=1, retain=False),
+            folder=config.data_dir,
+            tenants=self._context.tenants,
         )
         self._adapters = adapters.build(config.devices, self._wiring)
 
@@ -188,6 +197,14 @@ class Devices:
             log.debug("device.visit_lost", device=state.name, reason=str(away))
         finally:
             self._visited.discard(state.name)
+
+    def _remember(self, state: DeviceState) -> None:
+        """Remember what an earlier run, or another, has told a device that is now ours to visit."""
+        told = rules.command_of(state.told)
+        if isinstance(told, Setpoint):
+            self.told[state.name] = Told(told, state.memory or {})
+        else:
+            self.told.pop(state.name, None)
 
     def _took(self, name: str, command: Command, memory: Memory) -> None:
         if isinstance(command, Setpoint):

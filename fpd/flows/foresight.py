@@ -12,7 +12,7 @@ Interpretation: a load that is not measured breaks nothing: that it is not known
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -37,6 +37,12 @@ log = structlog.get_logger()
 
 # A load that is not known is taken for endless; what that leaves over is no prediction.
 _NOT_KNOWN_W: Final = 10**8
+_ILL: Final[Mapping[str, Cause]] = {
+    Health.UNAVAILABLE: Cause.DEVICE,
+    Health.STOPPED: Cause.DEVICE,
+    Health.DEGRADED: Cause.DEVICE,
+    Health.RATIONED: Cause.QUOTA,
+}
 _HOURS: Final = Decimal(TICK.seconds) / 3600
 
 
@@ -62,10 +68,7 @@ class Held:
     @property
     def ill(self) -> Cause | None:
         """Return why it cannot be counted on, None: it can."""
-        health, detail = self.state.health, (self.state.detail or "").lower()
-        if health not in (Health.UNAVAILABLE, Health.STOPPED, Health.DEGRADED):
-            return None
-        return Cause.QUOTA if "quota" in detail or "requests per day" in detail else Cause.DEVICE
+        return _ILL.get(self.state.health)
 
     def output_w(self, now: datetime) -> Decimal | None:
         """Return what it delivers, None: nobody knows."""

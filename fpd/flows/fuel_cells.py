@@ -33,7 +33,8 @@ from fpd.domain.control.expected import Expected
 from fpd.domain.control.ticks import UnitLimits, follow
 from fpd.domain.forecast import Envelope
 from fpd.flows.device_rules import command_of
-from fpd.flows.steering import Steered, Wanted, rest
+from fpd.flows.steered import Steered
+from fpd.flows.steering import Wanted, rest
 
 _LONGEST_PAST = timedelta(days=1)
 _MATTERS_W = 100

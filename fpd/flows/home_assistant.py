@@ -24,8 +24,8 @@ from fpd.store.home_assistant import SHARED
 
 log = structlog.get_logger()
 
-Part = tuple[discovery.Kind, str, str, str]
-"""What is in the tree: kind, key, name, model."""
+Part = tuple[discovery.Kind, str, str, str, bool]
+"""What is in the tree: kind, key, name, model, and whether it stores energy."""
 
 _BREATH: Final = 200  # parts announced without letting others work
 _LEASE_S: Final = 15.0  # and some looks at the tree
@@ -83,8 +83,8 @@ class Teller:
             "prefix": settings.home_assistant_prefix,
         }
         wanted = dict([discovery.announced_daemon(**names)])
-        for number, (kind, key, name, model) in enumerate(parts):
-            wanted |= discovery.announced(kind, key, name, model=model, **names)
+        for number, (kind, key, name, model, stores) in enumerate(parts):
+            wanted |= discovery.announced(kind, key, name, model=model, stores=stores, **names)
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
         return wanted

@@ -43,9 +43,6 @@ async def run(context: Context, *, most_waiting: int = 20_000) -> None:
     broker keeps the others.
     """
     filters = [wanted.topic for wanted in context.config.mqtt.subscribe if wanted.format == "datum"]
-    for wanted in context.config.mqtt.subscribe:
-        if wanted.format != "datum":
-            log.warning("ingest.format_unsupported", topic=wanted.topic, format=wanted.format)
     intake = _Intake(context, most_waiting)
     if filters:
         context.mqtt.subscribe_many(filters, intake.take)

@@ -36,7 +36,7 @@ async def at_the_end(context: Context, visits: Devices) -> None:
     try:
         async with context.db.transaction() as conn:
             kept = await stewards.leave(conn, holders=[context.holder], now=context.clock())
-        names = [name for name in visits.by_setpoint if name not in kept]
+        names = [name for name in visits.not_left_alone if name not in kept]
         states = await visits.send_home(names, why="the daemon stops", within_s=_WITHIN_S)
     except Unavailable as away:
         log.warning("devices.left", reason=str(away))

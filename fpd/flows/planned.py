@@ -20,7 +20,7 @@ from fpd.domain.control.expected import Expected
 from fpd.domain.control.plan import Break, Plan, Problem
 from fpd.flows.context import Context
 from fpd.flows.explain import own
-from fpd.flows.steering import Steered
+from fpd.flows.steered import Steered
 from fpd.store import plans
 from fpd.store.explain import Group
 from fpd.store.plans import PlanRow

@@ -38,7 +38,7 @@ from fpd.flows import device_rules as rules
 from fpd.flows.context import Context
 from fpd.flows.control_settings import Settings, settings_of
 from fpd.flows.planned import Told
-from fpd.flows.steering import Steered
+from fpd.flows.steered import Steered
 from fpd.store import control, devices, forecasts, plans
 from fpd.store.control import DueGroup
 from fpd.store.forecasts import Kept

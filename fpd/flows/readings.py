@@ -21,8 +21,8 @@ async def keep(context: Context, device: Device, samples: Sequence[Sample]) -> N
         Datum(
             stream=stream,
             at=sample.at,
-            i=_exact(sample.instantaneous),
-            a=_exact(sample.accumulating),
+            i=exact(sample.instantaneous),
+            a=exact(sample.accumulating),
             s=dict(sample.status),
         )
         for sample in samples
@@ -30,5 +30,6 @@ async def keep(context: Context, device: Device, samples: Sequence[Sample]) -> N
     await ingest.store(context, datums)
 
 
-def _exact(values: Mapping[str, float]) -> dict[str, Decimal]:
+def exact(values: Mapping[str, float | Decimal]) -> dict[str, Decimal]:
+    """Return numbers as the decimals that they are written as."""
     return {name: Decimal(str(value)) for name, value in values.items()}

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from fpd import adapters
 from fpd.adapters import http
@@ -20,6 +21,7 @@ from fpd.flows.context import Context
 from fpd.flows.devices import Devices
 from fpd.flows.holder import gone
 from fpd.flows.letting_go import undone
+from fpd.mqtt.client import MqttClient
 from fpd.store import devices, stewards
 from fpd.store.devices import DeviceState
 
@@ -43,7 +45,7 @@ async def release(context: Context, *, after_stop: bool) -> list[Released]:
     """
     configured, now = context.config.devices, context.clock()
     visits = Devices(context)
-    names = visits.by_setpoint if after_stop else [device.name for device in configured]
+    names = visits.not_left_alone if after_stop else [device.name for device in configured]
     async with context.db.transaction() as conn:
         dead = await stewards.take_back(conn, gone=gone, now=now)
         await devices.enrol(conn, devices=[(d.name, d.type) for d in configured], now=now)
@@ -82,23 +84,31 @@ def _left(device: Device, kept: bool) -> Released:
 
 
 async def release_straight(
-    config: Config, *, clock: Callable[[], datetime], after_stop: bool
+    config: Config,
+    *,
+    clock: Callable[[], datetime],
+    after_stop: bool,
+    mqtt: MqttClient | None = None,
 ) -> list[Released]:
     """Give the configured devices back without any database.
 
     Which profile a fuel cell had before us is in the database alone, so it keeps ours.
     """
-    async with http.session() as session:
-        wiring = Wiring(
-            session=session,
-            clock=clock,
-            instance=config.mqtt.instance,
-            interval_s=config.control.interval_s,
-        )
+    wiring = Wiring(
+        session=http.session(),
+        clock=clock,
+        instance=config.mqtt.instance,
+        interval_s=config.control.interval_s,
+        publish=None if mqtt is None else partial(mqtt.publish, qos=1, retain=False),
+        folder=config.data_dir,
+    )
+    try:
         made = adapters.build(config.devices, wiring)
         return await asyncio.gather(
             *(_straight(device, made[device.name], after_stop) for device in config.devices)
         )
+    finally:
+        await wiring.close()
 
 
 async def _straight(device: Device, adapter: Adapter, after_stop: bool) -> Released:

@@ -30,6 +30,9 @@ _NAMESPACE: Final = uuid.UUID("7a3f6f0c-6c52-4f0e-9d52-0b7f2f1f4c11")
 _OF_ASSETS: Final = messages.UpdateAssetMeasurements
 _OF_GROUP: Final = messages.UpdateGroupMeasurements
 _WH: Final = {MeasurementUnit.WH: 1, MeasurementUnit.KWH: 1000}
+_UNITS: Final = {unit: messages.EnergyUnit(unit.wire) for unit in _WH}
+_DIRECTIONS: Final = {term: messages.EnergyDirection(term.wire) for term in EnergyDirection}
+_TYPES: Final = {term: messages.EnergyType(term.wire) for term in EnergyType}
 
 
 def request_id(due: Due) -> str:
@@ -277,10 +280,10 @@ class _Kind(NamedTuple):
         return messages.EnergyMeasurement(
             value=value,
             phase=self.phase,
-            unit=messages.EnergyUnit(unit.wire),
-            direction=messages.EnergyDirection(self.direction.wire),
+            unit=_UNITS[unit],
+            direction=_DIRECTIONS[self.direction],
             measure_time=until_at,
-            energy_type=messages.EnergyType(self.type.wire),
+            energy_type=_TYPES[self.type],
             initial_measure_time=from_at,
         )
 

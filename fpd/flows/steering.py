@@ -1,12 +1,6 @@
 """What each device of a group is wanted to do: from a snapshot of the world to wishes. Pure.
 
-Sign: into the group is positive; what devices deliver is positive at their own door. With `N`
-the net import at the meter and `b` what the controlled devices deliver, the load that they
-have to carry is `N + b`: adding back what they do now keeps the loop from chasing itself.
-
-Interpretation (reference: devices §5.1): with capacityScope Flexible that load is 0; without a
-meter it is the sum of the group's uncontrolled assets, 0 if none is measured. From both goes
-what fuel cells deliver, and of a device out of reach the worse of its last setpoint and rest.
+Sign: into the group is positive; what devices deliver is positive at their own door.
 """
 
 from __future__ import annotations
@@ -18,17 +12,15 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from fpd import adapters
-from fpd.adapters.device import Command, Reading, Release, Setpoint
-from fpd.config import Device
+from fpd.adapters.device import Command, Release, Setpoint
 from fpd.domain.control.ability import Ability, Adjustable, Storage, Weekly
 from fpd.domain.control.caps import ceil_w
 from fpd.domain.control.phases import PhaseLimit, room, sharing
 from fpd.domain.control.setpoint import Charge, available, rested
-from fpd.domain.control.share import Reach, narrowed, share
+from fpd.domain.control.share import Reach, Shared, narrowed, share
 from fpd.domain.forecast import Envelope, Reason
 from fpd.domain.units import Phase, floor_w
-from fpd.store.devices import DeviceState
+from fpd.flows.steered import Measured, Steered, carried_load, told_w
 
 _DWELL_S = 60.0
 _SUSTAIN_STEP = timedelta(minutes=5)
@@ -39,52 +31,16 @@ _TIMED = frozenset({Reason.FORECAST, Reason.GAP_FALLBACK, Reason.FALLBACK})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steered:
-    """One controlled device. `alone`: it does not follow and is left alone for a while."""
-
-    config: Device
-    priority: int
-    state: DeviceState
-    reading: Reading | None
-    alone: bool
-
-    @property
-    def name(self) -> str:
-        return self.config.name
-
-    @property
-    def ability(self) -> Ability:
-        found = adapters.ability(self.config)
-        if isinstance(found, Weekly) and self.reading is not None and self.reading.folded:
-            return found.folded()
-        return found
-
-    def fresh(self, now: datetime) -> bool:
-        """Whether the last reading may be used for control, reachable now or not."""
-        stale_after = timedelta(seconds=self.config.stale_after_s)
-        return self.reading is not None and now - self.reading.at <= stale_after
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What the group takes, W, import +, at an instant. `at_meter`: devices' output included.
-
-    `watts` None: it should be measured and is not; `detail` says so. `lost`: not for long.
-    """
-
-    watts: Decimal | None
-    at: datetime | None = None
-    at_meter: bool = False
-    detail: str | None = None
-    lost: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Phases:
-    """How many phases the group has, and what is in force for single ones of them."""
+    """How many phases the group has, and what is in force for single ones of them.
+
+    `sum_w`: the least and the most that is in force for the sum beside that; None: as the envelope
+    has it.
+    """
 
     count: int = 3
     limits: Mapping[Phase, PhaseLimit] = field(default_factory=dict)
+    sum_w: tuple[int | None, int | None] | None = None
 
 
 _NO_PHASES = Phases()
@@ -131,7 +87,7 @@ def setpoints(
     usable = [d for d in devices if _usable(d, now)]
     # One that was not read lately keeps its wish: control decides anew as soon as it is read.
     unfit = [d for d in devices if d not in usable and (d.alone or d.fresh(now))]
-    load_w, source = _load(devices, usable, cells, envelope, measured, now)
+    load_w, source = carried_load(devices, usable, cells, envelope, measured, now)
     known = measured.watts is not None
     need = _need(load_w, envelope, margin) if known else _worst(envelope)
     in_order = sorted(usable, key=lambda d: d.name)
@@ -142,13 +98,19 @@ def setpoints(
         phases,
         load_w if known else Decimal(0),
     )
-    found = share(
-        [one.reach for one in reaches], low=need.low, high=need.high, wanted_w=need.wanted_w
-    )
+    elsewhere = _elsewhere(reaches, phases)
+    found = _shared([one.reach for one in reaches if one.reach.id not in elsewhere], need)
     plan = {
         "reason": f"limits: {envelope.reason}; load: {source}",
         **(_residual(load_w, found.total_w, envelope) if known else _NOT_KNOWN),
     }
+    if elsewhere and phases.sum_w is not None:
+        least_w, most_w = phases.sum_w
+        bare = replace(envelope, min_w=least_w, max_w=most_w)
+        left_w = load_w - found.total_w
+        rest_of = _need(left_w, bare, margin) if known else _worst(bare)
+        others = _shared([one.reach for one in reaches if one.reach.id in elsewhere], rest_of)
+        found = Shared({**found.setpoint_w, **others.setpoint_w})
     return [
         *(w for d in unfit for w in rest([d], _why_not(d))),
         *rest(idle, "nothing is limited or wanted"),
@@ -181,6 +143,23 @@ def _on_phases(
         )
         bound.append(replace(one, reach=narrowed(one.reach, least_w, most_w)))
     return bound
+
+
+def _elsewhere(reaches: Sequence[_Reaching], phases: Phases) -> frozenset[str]:
+    """Return the devices that cannot help a phase: connected to others, none of them limited.
+
+    They carry what the limits of the sum leave, after those that can.
+    """
+    connected = {one.device.name: _phases(one.device.ability) for one in reaches}
+    return frozenset(
+        name
+        for name, its in connected.items()
+        if phases.sum_w is not None and its and not set(its) & set(phases.limits)
+    )
+
+
+def _shared(reaches: Sequence[Reach], need: _Need) -> Shared:
+    return share(reaches, low=need.low, high=need.high, wanted_w=need.wanted_w)
 
 
 def _phases(ability: Ability) -> tuple[Phase, ...]:
@@ -272,7 +251,7 @@ def _reach(device: Steered, envelope: Envelope, now: datetime, wish_w: int | Non
         least_w=least_w,
         most_w=most_w,
         rest_w=rest_w,
-        running_w=_told_w(device),
+        running_w=told_w(device),
         deadband_w=ability.deadband_w,
         bound_to=bound_to,
     )
@@ -324,62 +303,3 @@ def _sustain(envelope: Envelope, ability: Storage, now: datetime) -> Decimal:
         return Decimal(least_s)
     left_s = math.ceil((envelope.end_at - now) / _SUSTAIN_STEP) * _SUSTAIN_STEP.total_seconds()
     return Decimal(max(least_s, round(left_s)))
-
-
-def _load(
-    devices: Sequence[Steered],
-    usable: Sequence[Steered],
-    cells: Sequence[Steered],
-    envelope: Envelope,
-    measured: Measured,
-    now: datetime,
-) -> tuple[Decimal, str]:
-    """Return the load that the usable devices have to carry, and from what it is known."""
-    if measured.watts is None or measured.at_meter:
-        delivered_w = sum((_output_w(d, measured.at) for d in usable), Decimal(0))
-        load_w = (measured.watts or Decimal(0)) + delivered_w
-        return load_w, measured.detail or "measured by the meter"
-    out_of_reach = [d for d in devices if d not in usable]
-    others_w = sum((_assumed_w(d, envelope) for d in out_of_reach), Decimal(0))
-    others_w += sum((_cell_w(d, envelope, now) for d in cells), Decimal(0))
-    return measured.watts - others_w, measured.detail or "that of the uncontrolled assets"
-
-
-def _output_w(device: Steered, at: datetime | None) -> Decimal:
-    """Return what a device delivered when the meter was read: the reading nearest to that."""
-    reading = device.reading
-    if reading is None or reading.output_w is None:
-        return Decimal(0)
-    seen = (*reading.recent, (reading.at, reading.output_w))
-    nearest = seen[-1] if at is None else min(seen, key=lambda one: abs(one[0] - at))
-    return Decimal(str(nearest[1]))
-
-
-def _told_w(device: Steered) -> int | None:
-    told = device.state.told or {}
-    power_w = told.get("power_w")
-    return power_w if isinstance(power_w, int) else None
-
-
-def _assumed_w(device: Steered, envelope: Envelope) -> Decimal:
-    """Return what a device out of reach delivers: what it was told, or left to itself, does.
-
-    Of the two the worse for the limits; under both the one that it was told.
-    """
-    ability, told_w = device.ability, _told_w(device)
-    rest_w = ability.rest_w if isinstance(ability, Adjustable) else 0
-    if told_w is None:
-        return Decimal(rest_w)
-    if envelope.min_w is None:
-        return Decimal(min(told_w, rest_w))
-    return Decimal(told_w if envelope.max_w is not None else max(told_w, rest_w))
-
-
-def _cell_w(device: Steered, envelope: Envelope, now: datetime) -> Decimal:
-    """Return what a fuel cell delivers; unknown, its most if that may be too much, else nothing."""
-    reading = device.reading
-    if reading is not None and device.fresh(now) and reading.output_w is not None:
-        return Decimal(str(reading.output_w))
-    if envelope.min_w is None or reading is None or reading.limits is None:
-        return Decimal(0)
-    return Decimal(reading.limits.max_w)

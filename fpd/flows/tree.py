@@ -21,7 +21,7 @@ from psycopg import AsyncConnection
 
 from fpd import adapters
 from fpd.adapters.device import Command, Profile, Setpoint
-from fpd.domain.control.ability import Weekly
+from fpd.domain.control.ability import Storage, Weekly
 from fpd.domain.control.caps import tick_of
 from fpd.domain.control.ticks import Week
 from fpd.domain.forecast import Envelope
@@ -197,8 +197,13 @@ async def _documents(
     instance = context.config.mqtt.instance
     parts: list[Part] = []
     tree: dict[str, bytes] = {}
+    stored = {
+        device.name
+        for device in context.config.devices
+        if isinstance(adapters.ability(device), Storage)
+    }
     for number, (kind, key, name, model, document) in enumerate(_all(context, states, now)):
-        parts.append((kind, key, name, model))
+        parts.append((kind, key, name, model, kind == "device" and key in stored))
         tree[topics.tree(instance, kind, key)] = _encode(document)
         if number % _BREATH == 0:
             await asyncio.sleep(0)

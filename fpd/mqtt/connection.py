@@ -37,7 +37,10 @@ _SUBSCRIBE_QOS = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Which broker, as whom. `username` None: anonymous. `ca_file` None: the system's trust."""
+    """Which broker, as whom. `username` None: anonymous. `ca_file` None: the system's trust.
+
+    `will_topic` None: it leaves no will, and no session either.
+    """
 
     host: str
     port: int
@@ -46,7 +49,7 @@ class Endpoint:
     username: str | None
     password: str | None = field(repr=False)
     client_id: str
-    will_topic: str
+    will_topic: str | None
     will_payload: bytes
 
 
@@ -96,14 +99,15 @@ def _client(endpoint: Endpoint) -> Client:
     client = _Client(
         CallbackAPIVersion.VERSION2,
         client_id=endpoint.client_id,
-        clean_session=False,
+        clean_session=endpoint.will_topic is None,
         protocol=MQTTProtocolVersion.MQTTv311,
         reconnect_on_failure=False,
         manual_ack=True,
     )
     client.connect_timeout = _CONNECT_S
     client.max_inflight_messages_set(0)  # the window is ours: paho looks through all its messages
-    client.will_set(endpoint.will_topic, endpoint.will_payload, qos=1, retain=True)
+    if endpoint.will_topic is not None:
+        client.will_set(endpoint.will_topic, endpoint.will_payload, qos=1, retain=True)
     if endpoint.username is not None:
         client.username_pw_set(endpoint.username, endpoint.password)
     if endpoint.tls:

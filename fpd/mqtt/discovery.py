@@ -26,7 +26,7 @@ LINKS: Final = (
 )  # fmt: skip
 _LONGEST: Final = 255  # characters of a state
 
-HEALTHS: Final = ("unknown", "ok", "degraded", "unavailable", "stopped")
+HEALTHS: Final = ("unknown", "ok", "degraded", "unavailable", "rationed", "stopped")
 
 _UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -118,13 +118,14 @@ def announced(
     instance: str,
     prefix: str,
     model: str = "",
+    stores: bool = False,
 ) -> tuple[tuple[str, bytes], ...]:
     """Return the messages (topic, payload) that announce the entities of one part of the tree.
 
-    `key` is its last level there; `model` says more than its kind. Entities are of an `identity`,
-    and are shown as `instance` tells.
+    `key` is its last level there; `model` says more than its kind; `stores`: it has a state of
+    charge. Entities are of an `identity`, and are shown as `instance` tells.
     """
-    entities = _ENTITIES[kind] + ((_CHARGE,) if kind == "device" and model == "battery" else ())
+    entities = _ENTITIES[kind] + ((_CHARGE,) if stores else ())
     ours, mine = _slug(identity), f"{kind}_{_slug(key)}"
     about = {
         "identifiers": [f"fpd_{ours}_{mine}"],

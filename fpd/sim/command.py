@@ -31,7 +31,7 @@ class Tools(Protocol):
 
 @click.group()
 def sim() -> None:
-    """Play the other side of a door: a peer, a fuel cell, a battery, a site.
+    """Play the other side of a door: a peer, a fuel cell, a battery, a platform, a site.
 
     Each prints one line of JSON with its URL when it is ready, and ends at Ctrl-C or SIGTERM.
     Below /_sim/ of that URL are its log (log, log/wait), quirks, state and actions.

@@ -24,7 +24,8 @@ from fpd.errors import FpdError
 from fpd.sim.neighbourhood import GROUP, Neighbourhood
 from fpd.sim.stages import STAGES, Stage
 
-_PATIENCE_S = 55.0
+_PATIENCE_S = 120.0  # of a busy machine; a quiet one needs a tenth of it
+_TELL_S = 20.0
 _LOOK_S = 0.4
 
 
@@ -52,6 +53,7 @@ class _Demo:
         self._console = Console()
         self._started_s = time.monotonic()
         self._doing = ""
+        self._told_s = self._started_s
         self._seen: dict[str, tuple[float, str]] = {}
         self._stop = asyncio.Event()
 
@@ -107,6 +109,7 @@ class _Demo:
                 asked = await self._post_forecast("CONSUMPTION", 3.0) and asked
             if len(self._seen) == len(STAGES):
                 return True
+            self._tell_what_is_missing()
             await asyncio.sleep(_LOOK_S)
         return False
 
@@ -135,17 +138,32 @@ class _Demo:
                 self._note(stage, saw)
 
     def _note(self, stage: Stage, saw: str) -> None:
-        after_s = time.monotonic() - self._started_s
+        self._told_s = time.monotonic()
+        after_s = self._told_s - self._started_s
         self._seen[stage.title] = (after_s, saw)
         if not self._console.is_terminal:
             self._console.print(
                 f"{after_s:5.1f} s  {stage.title}: {saw}", highlight=False, soft_wrap=True
             )
 
+    def _missing(self) -> str:
+        return ", ".join(stage.title for stage in STAGES if stage.title not in self._seen)
+
+    def _tell_what_is_missing(self) -> None:
+        """After a while in which nothing was seen, where no table shows it."""
+        now_s = time.monotonic()
+        if self._console.is_terminal or now_s < self._told_s + _TELL_S:
+            return
+        self._told_s = now_s
+        self._console.print(
+            f"{now_s - self._started_s:5.1f} s  waiting for: {self._missing()}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
     async def _conclude(self, *, complete: bool) -> int:
         if not complete:
-            missing = ", ".join(s.title for s in STAGES if s.title not in self._seen)
-            self._console.print(f"[red]not seen within {_PATIENCE_S:.0f} s:[/] {missing}")
+            self._console.print(f"[red]not seen within {_PATIENCE_S:.0f} s:[/] {self._missing()}")
             self._console.print(f"fpd said last:\n{self._hood['fpd'].last_words()}")
             return 1
         self._console.print("every stage was seen from the outside", style="green")

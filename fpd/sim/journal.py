@@ -25,9 +25,11 @@ OF_INTEREST = (
     "X-Request-ID",
     "X-Segment-Count",
     "X-Segment-Index",
+    "XConnectionId",
+    "XLang",
 )
-_SECRET_HEADERS = frozenset({"Authorization", "Auth-Token"})
-_SECRET_FIELDS = frozenset({"token", "jwt", "password"})
+_SECRET_HEADERS = frozenset({"Authorization", "Auth-Token", "XConnectionId"})
+_SECRET_FIELDS = frozenset({"token", "jwt", "password", "connectionId"})
 _COALESCE_S = 0.02
 
 

@@ -24,7 +24,7 @@ from fpd.errors import FpdError
 GROUP = "demo-group"
 NODE = 1
 _MANAGE = "/solaruser/api/v1/sec/user/oscp"
-_START_S = 30.0
+_START_S = 60.0
 _STOP_S = 20.0
 
 

@@ -18,8 +18,12 @@ from fpd.sim.capacity_optimizer import (
 )
 from fpd.sim.capacity_provider import CapacityProvider, CapacityProviderOptions
 from fpd.sim.journal import Clock
+from fpd.sim.myems import MyEms
+from fpd.sim.myems_quirks import MyEmsOptions, MyEmsQuirks
 from fpd.sim.peer_options import PeerQuirks
 from fpd.sim.quirks import Quirks
+from fpd.sim.reengen import Reengen, ReengenOptions
+from fpd.sim.reengen_quirks import ReengenQuirks
 from fpd.sim.simulator import Options, Simulator
 from fpd.sim.site import Site, SiteOptions, SiteQuirks
 from fpd.sim.subscriber import Subscriber, SubscriberOptions
@@ -64,6 +68,20 @@ ROLES: Mapping[str, Role] = {
         options=BatteryOptions,
         quirks=BatteryQuirks,
         make=Battery,
+    ),
+    "myems": Role(
+        help="A MyEMS server with a battery and a BlueGen behind it, as v6.7.0 answers.",
+        example="myems --port 8093 --mqtt-url mqtt://fpd@127.0.0.1:1883 --utc-offset +02:00",
+        options=MyEmsOptions,
+        quirks=MyEmsQuirks,
+        make=MyEms,
+    ),
+    "reengen": Role(
+        help="A Reengen (Faradai) platform: points, registers that move, commands that act.",
+        example="reengen --port 8094 --tz Europe/Berlin --period-s 60",
+        options=ReengenOptions,
+        quirks=ReengenQuirks,
+        make=Reengen,
     ),
     "site": Role(
         help="Metered loads and a grid meter that publish datum over MQTT.",

@@ -1,7 +1,8 @@
 """The managed entities: rows of one user, written as the management API's field tables say.
 
 A row is a mapping of columns to values. Names of tables and columns are texts of this program,
-never of a request; every statement is narrowed to one user.
+never of a request; every statement is narrowed to one user. Each text is put together once: that
+takes as long as having the statement carried out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, LiteralString, cast
 
 from psycopg import AsyncConnection
@@ -71,11 +73,10 @@ class Table:
             {"user_id": user_id} if self.role is None else {"user_id": user_id, "role": self.role}
         )
 
-    def where(self, user_id: int, columns: Mapping[str, Any]) -> tuple[Composed, list[Any]]:
-        """Return the condition for the rows of a user with these values, and its parameters."""
-        wanted = {**self.fixed(user_id), **columns}
-        conditions = [SQL("{} = %s").format(Identifier(column)) for column in wanted]
-        return SQL(" and ").join([*conditions, SQL(self.only)]), list(wanted.values())
+    def where(self, columns: Collection[str]) -> Composed:
+        """Return the condition for the rows that have certain values of these columns."""
+        conditions = [SQL("{} = %s").format(Identifier(column)) for column in columns]
+        return SQL(" and ").join([*conditions, SQL(self.only)])
 
 
 _OF_THE_LINK = """,
@@ -103,31 +104,42 @@ async def find(
     conn: AsyncConnection, table: Table, *, user_id: int, id: int, lock: bool = False
 ) -> Row | None:
     """Return one row; with `lock` others cannot change it until the transaction ends."""
-    where, parameters = table.where(user_id, {table.id: id})
+    wanted = {**table.fixed(user_id), table.id: id}
+    return await _first(conn, _find(table, tuple(wanted), lock), list(wanted.values()))
+
+
+@lru_cache
+def _find(table: Table, wanted: tuple[str, ...], lock: bool) -> bytes:
     statement = SQL("select {} from {} where {}").format(
-        table.read(), Identifier(table.name), where
+        table.read(), Identifier(table.name), table.where(wanted)
     )
-    if lock:
-        statement += SQL(" for no key update")
-    return await _first(conn, statement, parameters)
+    return (statement + SQL(" for no key update" if lock else "")).as_bytes(None)
 
 
 async def exists(conn: AsyncConnection, table: Table, *, user_id: int, id: int) -> bool:
     """Tell whether the row is there, and keep it there until the transaction ends."""
-    where, parameters = table.where(user_id, {table.id: id})
-    statement = SQL("select 1 from {} where {} for key share").format(Identifier(table.name), where)
-    return await _first(conn, statement, parameters) is not None
+    wanted = {**table.fixed(user_id), table.id: id}
+    return await _first(conn, _exists(table, tuple(wanted)), list(wanted.values())) is not None
+
+
+@lru_cache
+def _exists(table: Table, wanted: tuple[str, ...]) -> bytes:
+    return (
+        SQL("select 1 from {} where {} for key share")
+        .format(Identifier(table.name), table.where(wanted))
+        .as_bytes(None)
+    )
 
 
 async def count(
     conn: AsyncConnection, table: Table, *, user_id: int, group_id: int | None = None
 ) -> int:
     """Return how many rows `page` has in all."""
-    where, parameters = table.where(user_id, _of(group_id))
+    wanted = {**table.fixed(user_id), **_of(group_id)}
     statement = SQL("select count(*) as rows from {} where {}").format(
-        Identifier(table.name), where
+        Identifier(table.name), table.where(wanted)
     )
-    row = await _first(conn, statement, parameters)
+    row = await _first(conn, statement, list(wanted.values()))
     return int(row["rows"]) if row else 0
 
 
@@ -146,14 +158,14 @@ async def page(
     They are read in pieces, between which others have their turn. Close it when you leave early.
     With `lock` others cannot change them until the transaction ends.
     """
-    where, parameters = table.where(user_id, _of(group_id))
+    wanted = {**table.fixed(user_id), **_of(group_id)}
     statement = SQL("select {} from {} where {} order by {} limit %s offset %s").format(
-        table.read(), Identifier(table.name), where, Identifier(table.id)
+        table.read(), Identifier(table.name), table.where(wanted), Identifier(table.id)
     )
     if lock:
         statement += SQL(" for no key update")
     cursor = conn.cursor(row_factory=dict_row)
-    rows = cursor.stream(statement, [*parameters, limit, offset], size=_AT_ONCE)
+    rows = cursor.stream(statement, [*wanted.values(), limit, offset], size=_AT_ONCE)
     async with aclosing(cast(AsyncGenerator[Row], rows)):
         async for row in rows:
             yield row
@@ -168,17 +180,23 @@ async def insert(
     which keeps its date of creation.
     """
     columns = {**table.fixed(user_id), **values, "created_at": now, "modified_at": now}
+    row = await _first(conn, _insert(table, tuple(columns), tuple(values)), _parameters(columns))
+    assert row is not None
+    return row
+
+
+@lru_cache
+def _insert(table: Table, columns: tuple[str, ...], replaced: tuple[str, ...]) -> bytes:
     statement = SQL("insert into {} ({}) values ({})").format(
-        Identifier(table.name), _names(columns), SQL(", ").join(SQL("%s") * len(columns))
+        Identifier(table.name),
+        SQL(", ").join(map(Identifier, columns)),
+        SQL(", ").join(SQL("%s") * len(columns)),
     )
     if table.single:
         statement += SQL(" on conflict " + table.single + " do update set ") + _same(
-            [*values, "modified_at"]
+            [*replaced, "modified_at"]
         )
-    statement += SQL(" returning {}").format(table.read())
-    row = await _first(conn, statement, _parameters(columns))
-    assert row is not None
-    return row
+    return (statement + SQL(" returning {}").format(table.read())).as_bytes(None)
 
 
 async def update(
@@ -191,25 +209,35 @@ async def update(
     now: datetime,
 ) -> Row:
     """Replace the given columns of a row that is locked, and return it. Raises Duplicate."""
-    columns = {**values, "modified_at": now}
-    where, parameters = table.where(user_id, {table.id: id})
-    statement = SQL("update {} set {} where {} returning {}").format(
-        Identifier(table.name),
-        SQL(", ").join(SQL("{} = %s").format(Identifier(name)) for name in columns),
-        where,
-        table.read(),
-    )
-    row = await _first(conn, statement, [*_parameters(columns), *parameters])
+    columns, wanted = {**values, "modified_at": now}, {**table.fixed(user_id), table.id: id}
+    statement = _update(table, tuple(columns), tuple(wanted))
+    row = await _first(conn, statement, [*_parameters(columns), *wanted.values()])
     assert row is not None
     return row
 
 
+@lru_cache
+def _update(table: Table, columns: tuple[str, ...], wanted: tuple[str, ...]) -> bytes:
+    return (
+        SQL("update {} set {} where {} returning {}")
+        .format(
+            Identifier(table.name),
+            SQL(", ").join(SQL("{} = %s").format(Identifier(name)) for name in columns),
+            table.where(wanted),
+            table.read(),
+        )
+        .as_bytes(None)
+    )
+
+
 async def delete(conn: AsyncConnection, table: Table, *, user_id: int, id: int) -> Row | None:
     """Remove a row and return what it was. Raises InUse while a group needs it."""
-    where, parameters = table.where(user_id, {table.id: id})
-    statement = SQL("delete from {} where {} returning *").format(Identifier(table.name), where)
+    wanted = {**table.fixed(user_id), table.id: id}
+    statement = SQL("delete from {} where {} returning *").format(
+        Identifier(table.name), table.where(wanted)
+    )
     try:
-        return await _first(conn, statement, parameters)
+        return await _first(conn, statement, list(wanted.values()))
     except ForeignKeyViolation as error:
         raise InUse("a capacity group uses it") from error
 
@@ -256,10 +284,6 @@ def _of(group_id: int | None) -> dict[str, int]:
     return {} if group_id is None else {"group_id": group_id}
 
 
-def _names(columns: Mapping[str, Any]) -> Composed:
-    return SQL(", ").join(map(Identifier, columns))
-
-
 def _same(columns: list[str]) -> Composed:
     return SQL(", ").join(
         SQL("{0} = excluded.{0}").format(Identifier(column)) for column in columns
@@ -271,7 +295,9 @@ def _parameters(columns: Mapping[str, Any]) -> list[Any]:
     return [Json(value) if isinstance(value, dict) else value for value in columns.values()]
 
 
-async def _first(conn: AsyncConnection, statement: Composed, parameters: list[Any]) -> Row | None:
+async def _first(
+    conn: AsyncConnection, statement: Composed | bytes, parameters: list[Any]
+) -> Row | None:
     """Return the first row that a statement gives; in a pipeline its faults come with that."""
     cursor = conn.cursor(row_factory=dict_row)
     try:

@@ -171,6 +171,7 @@ async def firsts(
             "most": most,
             "bytes": bytes_,
         },
+        binary=True,  # a body as it is, not written in twice as many digits
     )
     return await cursor.fetchall()
 

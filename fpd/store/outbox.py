@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
@@ -49,15 +50,19 @@ async def owe(conn: AsyncConnection, messages: Sequence[Owed], *, now: datetime)
     """
     if not messages:
         return
+    large = [_is_large(m) for m in messages]
+    if any(large):
+        await _bring(conn, [m for m, is_large in zip(messages, large, strict=True) if is_large])
+    brought = _BROUGHT if any(large) else "m.body"
     await conn.execute(
-        """
+        f"""
         with new as (
             insert into outbox (peer_id, lane, operation, request_id, correlation_id, body, sealed,
                                 group_id, forecast_id, created_at, due_at, expires_at, sender_id,
                                 sender_request_id, revision)
-            select m.peer_id, m.lane, m.operation, m.request_id, m.correlation_id, m.body, m.sealed,
-                   m.group_id, m.forecast_id, %(now)b, m.due_at, m.expires_at, m.sender_id,
-                   m.sender_request_id, m.revision
+            select m.peer_id, m.lane, m.operation, m.request_id, m.correlation_id, {brought},
+                   m.sealed, m.group_id, m.forecast_id, %(now)b, m.due_at, m.expires_at,
+                   m.sender_id, m.sender_request_id, m.revision
               from unnest(%(peer_ids)b::bigint[], %(lanes)b::text[], %(operations)b::text[],
                           %(request_ids)b::text[], %(correlation_ids)b::text[],
                           %(bodies)b::bytea[], %(sealed)b::boolean[], %(group_ids)b::bigint[],
@@ -85,7 +90,9 @@ async def owe(conn: AsyncConnection, messages: Sequence[Owed], *, now: datetime)
             "operations": [m.operation for m in messages],
             "request_ids": [m.request_id for m in messages],
             "correlation_ids": [m.correlation_id for m in messages],
-            "bodies": [m.body for m in messages],
+            "bodies": [
+                b"" if is_large else m.body for m, is_large in zip(messages, large, strict=True)
+            ],
             "sealed": [m.sealed for m in messages],
             "group_ids": [m.group_id for m in messages],
             "forecast_ids": [m.forecast_id for m in messages],
@@ -96,6 +103,45 @@ async def owe(conn: AsyncConnection, messages: Sequence[Owed], *, now: datetime)
             "revisions": [m.revision for m in messages],
         },
     )
+
+
+# Handing the driver all of a body of 16 MB would hold everybody up for tens of ms.
+_LARGE: Final = 2**20
+_PIECE: Final = 2**18
+_BROUGHT: Final = """
+    coalesce((select string_agg(p.piece, ''::bytea order by p.number) from owed_piece as p
+               where p.peer_id = m.peer_id and p.request_id = m.request_id
+                 and p.revision = m.revision), m.body)
+"""
+
+
+def _is_large(message: Owed) -> bool:
+    return message.body is not None and len(message.body) > _LARGE
+
+
+async def _bring(conn: AsyncConnection, large: Sequence[Owed]) -> None:
+    """Bring bodies to the server in pieces; they are there until the transaction ends."""
+    await conn.execute(
+        """
+        create temporary table if not exists owed_piece (
+            peer_id bigint, request_id text, revision integer, number integer, piece bytea
+        ) on commit drop
+        """
+    )
+    await conn.execute("delete from owed_piece")
+    for message in large:
+        body = memoryview(message.body or b"")
+        for number, first in enumerate(range(0, len(body), _PIECE)):
+            await conn.execute(
+                "insert into owed_piece values (%s, %s, %s, %s, %b)",
+                (
+                    message.peer_id,
+                    message.request_id,
+                    message.revision,
+                    number,
+                    bytes(body[first : first + _PIECE]),
+                ),
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

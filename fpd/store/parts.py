@@ -10,6 +10,7 @@ late and notes it in the same transaction.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -296,7 +297,11 @@ class Next(msgspec.Struct, frozen=True, gc=False):
 
 
 async def carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
-    """Have later periods begin where earlier ones end."""
+    """Have later periods begin where earlier ones end.
+
+    The transaction does not wait for the disk; what is committed after it does, and takes it along.
+    """
+    await conn.execute("set local synchronous_commit = off")
     for first in range(0, len(nexts), _ROWS):
         await _carry_on(conn, nexts[first : first + _ROWS])
         await asyncio.sleep(0)
@@ -330,7 +335,7 @@ async def _carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
         {
             "assets": _array([one.key.asset_id for one in nexts]),
             "kinds": _array([one.key.kind for one in nexts]),
-            "properties": [one.key.property for one in nexts],
+            "properties": "{" + ",".join([_quoted(one.key.property) for one in nexts]) + "}",
             "streams": _array([one.stream_id for one in nexts]),
             "starts": _array([one.start_at for one in nexts]),
             "befores": _array([None if r is None else r.at for r in before]),
@@ -341,6 +346,11 @@ async def _carry_on(conn: AsyncConnection, nexts: Sequence[Next]) -> None:
             "levels": _array([None if level is None else level.value for level in since]),
         },
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _array(values: Sequence[object]) -> str:

@@ -19,7 +19,7 @@ from aiohttp import web
 from fpd import __version__
 from fpd.errors import Unavailable
 from fpd.flows.context import Context
-from fpd.store import overview
+from fpd.store import overview, platforms
 from fpd.store.refusals import Refusal
 from fpd.store.stream_health import Stream
 from fpd.store.troubles import Trouble, listed
@@ -55,6 +55,7 @@ class Status:
     configured: frozenset[str]
     known: overview.Overview | None
     troubles: Sequence[Trouble] = ()
+    platforms: Sequence[platforms.Standing] = ()
 
 
 async def viewer(request: web.Request) -> int | None:
@@ -122,15 +123,20 @@ async def snapshot(context: Context, *, user_id: int | None) -> Status:
     devices = context.config.devices
     names = None if user_id is None else [d.name for d in devices if d.user_id == user_id]
 
-    async def ask() -> tuple[overview.Overview, list[Trouble]]:
+    wanted = [] if user_id is not None else [one.name for one in context.config.platforms]
+
+    async def ask() -> tuple[overview.Overview, list[Trouble], list[platforms.Standing]]:
         async with context.db.transaction() as conn:
             found = await overview.load(conn, user_id=user_id, device_names=names, now=now)
-            return found, await listed(conn, user_id=user_id, limit=_TROUBLES)
+            told = await listed(conn, user_id=user_id, limit=_TROUBLES)
+            stand = await platforms.standings(conn, names=wanted) if wanted else []
+            return found, told, stand
 
     known: overview.Overview | None
     troubles: list[Trouble] = []
+    stand: list[platforms.Standing] = []
     try:
-        known, troubles = await within(context, PATIENCE_S, ask, name="status")
+        known, troubles, stand = await within(context, PATIENCE_S, ask, name="status")
     except Unavailable:
         known = None
     return Status(
@@ -140,6 +146,7 @@ async def snapshot(context: Context, *, user_id: int | None) -> Status:
         configured=frozenset(device.name for device in devices),
         known=known,
         troubles=[one for one in troubles if one.settled],
+        platforms=stand,
     )
 
 
@@ -168,6 +175,7 @@ def document(status: Status) -> dict[str, Any]:
         "peers": [_peer(peer) for peer in known.peers] if known else [],
         "groups": [_group(group) for group in known.groups] if known else [],
         "devices": [_device(device) for device in known.devices] if known else [],
+        "platforms": [_platform(platform) for platform in status.platforms],
         "streams": [_stream(stream) for stream in known.streams] if known else [],
         "streamHealth": dict(known.stream_counts) if known else {},
         "outbox": {
@@ -177,6 +185,15 @@ def document(status: Status) -> dict[str, Any]:
         "publications": {"pending": debts.publications_pending if debts else None},
         "troubles": [_trouble(one) for one in status.troubles],
         "refusedDatum": [refusal(one) for one in known.refused] if known else [],
+    }
+
+
+def _platform(platform: platforms.Standing) -> dict[str, Any]:
+    return {
+        "name": platform.name,
+        "health": platform.health,
+        "detail": platform.detail,
+        "since": rfc3339(platform.since_at),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adapters.bench import Remembering
+from adapters.rig import Remembering
 
 from fpd.adapters.bluegen import Bluegen
 from fpd.adapters.device import Profile, Tally, Wiring

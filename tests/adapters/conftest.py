@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from adapters.bench import Hands, wired
 from adapters.customer import Customer
+from adapters.rig import Hands, wired
 
 from fpd.adapters.device import Wiring
 from fpd.sim.bluegen import BlueGen, BlueGenOptions

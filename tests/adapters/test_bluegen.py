@@ -95,7 +95,8 @@ async def test_a_unit_is_read_however_the_service_spells(
     assert reading.dispatchable and reading.profiling
     assert reading.output_w == 1500
     assert reading.limits == UnitLimits(min_w=800, max_w=1500, step_up_w=1999, step_dn_w=1999)
-    now, total = reading.samples
+    now, total, facts = reading.samples
+    assert (facts.status["lhv"], facts.status["version ccp"]) == ("10.21046", "34")
     assert now.instantaneous["watts"] == 1500
     assert now.instantaneous["gas"] == pytest.approx(4.258, abs=0.01)
     assert now.status == {"state": "Power Export"}
@@ -365,6 +366,20 @@ async def test_only_a_unit_that_exports_and_is_profiled_can_be_dispatched(
         assert reading.output_w == output_w
 
 
+async def test_more_than_a_day_without_export_is_for_somebody_to_look_at(
+    service: BlueGen, wiring: Wiring, clock: Hands
+) -> None:
+    device = unit(service, wiring)
+    service.switch({"status": "Heat-up"})
+    assert (await device.read()).alarm is None
+    clock.move(hours=23)
+    assert (await device.read()).alarm is None
+    clock.move(hours=2)
+    assert "exported nothing since 20" in str((await device.read()).alarm)
+    service.switch({"status": "Power Export"})
+    assert (await device.read()).alarm is None
+
+
 async def test_old_data_are_not_taken_for_the_present(
     service: BlueGen, wiring: Wiring, clock: Hands
 ) -> None:
@@ -381,7 +396,7 @@ async def test_old_data_are_not_taken_for_the_present(
 @pytest.mark.parametrize(
     ("status", "body", "health"),
     [
-        (503, "Number of requests per day exceeded", Health.UNAVAILABLE),
+        (503, "Number of requests per day exceeded", Health.RATIONED),
         (408, "UnitRequestTimeout", Health.UNAVAILABLE),
         (500, "SockFellOff", Health.UNAVAILABLE),
         (403, "UnitCommsError", Health.UNAVAILABLE),

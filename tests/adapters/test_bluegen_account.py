@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from adapters.bench import Hands
 from adapters.cells import FLAT, Book, asked, cell, logins
+from adapters.rig import Hands
 
 from fpd.adapters.bluegen_errors import Refusal
 from fpd.adapters.bluegen_password import encrypted

@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from adapters.bench import Hands
 from adapters.cells import FLAT, assigned, cell
 from adapters.customer import Customer
+from adapters.rig import Hands
 
 from fpd.adapters.bluegen_calibrating import CalibratingBluegen
 from fpd.adapters.device import Excluded, Release, Result, Stopped, Wiring

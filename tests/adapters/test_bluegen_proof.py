@@ -6,9 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from adapters.bench import Hands, Remembering
 from adapters.cells import FLAT, LOWER, asked, assigned, cell
 from adapters.customer import Customer
+from adapters.rig import Hands, Remembering
 
 from fpd.adapters.device import Profile, Reading, Release, Result, Stopped, Wiring
 from fpd.sim.bluegen import BlueGen, BlueGenOptions

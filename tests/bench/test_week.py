@@ -11,10 +11,11 @@ import json
 import os
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import domain.limit_model as model
@@ -261,13 +262,18 @@ async def db(database_url: str) -> Any:
     await db.close()
 
 
+def _adapter(device: Cellar | Cell, _: Any, wiring: Any) -> Adapter:
+    return Adapter(device, wiring.clock)
+
+
 async def test_a_week_of_limits_as_an_independent_model_sees_them(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cellar, cell, clock = Cellar(), Cell(), Hands(WEDNESDAY)
     monkeypatch.setattr(steered_house, "INTERVAL_S", float(STEP_S))
-    monkeypatch.setitem(adapters._FACTORIES, "battery", lambda _, w: Adapter(cellar, w.clock))
-    monkeypatch.setitem(adapters._FACTORIES, "bluegen", lambda _, w: Adapter(cell, w.clock))
+    for kind, device in (("battery", cellar), ("bluegen", cell)):
+        spoken = replace(adapters.TYPES[kind], adapter=partial(_adapter, device))
+        monkeypatch.setitem(adapters.TYPES, kind, spoken)
     house = House(
         db,
         clock,

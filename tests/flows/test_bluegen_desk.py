@@ -183,6 +183,7 @@ async def test_a_used_up_quota_survives_a_restart(house: House, service: BlueGen
     service.switch({"quota_per_day": 3})
     await house.look()
     assert "quota_exhausted" in (await house.state("cell"))["detail"]
+    assert (await house.state("cell"))["health"] == "rationed"
     asked = len(service.journal.find(Filter()))
     async with desk(house.context) as fresh:
         with pytest.raises(Refusal, match="quota_exhausted"):

@@ -404,6 +404,27 @@ async def test_a_battery_that_others_control_is_left_alone_for_a_while(
         assert (await site.state("cellar"))["health"] == "ok"
 
 
+async def test_who_undoes_each_setpoint_a_moment_later_is_not_fought(
+    db: Database, clock: Hands, cellar: Battery
+) -> None:
+    cellar.switch({"consumption_w": 4200, "foreign_w": -2000, "foreign_after_s": 20})
+    async with house(db, clock, battery(cellar.url)) as site:
+        group_id = await site.group({"cellar": {}}, {"meter": METER, "marginPercent": 0})
+        await site.forecast(
+            group_id, "CONSUMPTION", 3000, start_at=WEDNESDAY, end_at=WEDNESDAY + 4 * HOUR
+        )
+        await site.look()
+        await site.live(seconds=180)
+        state = await site.state("cellar")
+        assert (state["health"], state["detail"]) == (
+            "degraded", "controlled by others? it no longer does what it did",
+        )  # fmt: skip
+        tries = len(writes(cellar))
+        assert tries <= 12
+        await site.live(seconds=120)
+        assert len(writes(cellar)) == tries, "no fight"
+
+
 async def test_a_disabled_group_gives_its_devices_back(
     db: Database, clock: Hands, cellar: Battery, service: BlueGen, customer: Customer
 ) -> None:

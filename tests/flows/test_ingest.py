@@ -242,14 +242,6 @@ async def test_a_foreign_user_is_not_let_in_by_the_default_filter(
     assert await site.stored("meter/1", user_id=42) == []
 
 
-async def test_a_format_that_is_not_there_yet_is_told(db: Database, broker: EmbeddedBroker) -> None:
-    site = Site(db, Hands(), client_of(broker, "fpd"))
-    site.configure(subscribe=(Subscribe(topic="myems/point/+", format="myems"),))
-    with capture_logs() as logs:
-        async with taking_in(site):
-            await wait_for(lambda: "ingest.format_unsupported" in str(logs))
-
-
 async def test_a_flood_arrives_whole(site: Site, sender: MqttClient) -> None:
     count = 2000
     for begun in range(0, count, 250):  # as much at once as the broker takes on any machine

@@ -93,6 +93,27 @@ async def test_a_daemon_that_died_is_not_waited_for_longer_than_half_a_minute(
         assert delivers(cellar) == -5
 
 
+async def test_what_an_earlier_run_has_told_is_let_go_too(
+    database_url: str, clock: Hands, cellar: Battery
+) -> None:
+    databases = [Database(database_url, clock=clock) for _ in range(2)]
+    for db in databases:
+        await db.open()
+    dead = House(databases[0], clock, [battery(cellar.url)], name="dead")
+    await dead.group({"cellar": {}}, LIMITED)
+    await dead.live(seconds=20)
+    await dead.die()
+    clock.move(seconds=31)
+    async with House(databases[1], clock, [battery(cellar.url)], name="alive") as site:
+        await site.devices.step()
+        await site.settle()
+        assert delivers(cellar) == 1200
+        await databases[1].close()
+        await at_the_end(site.context, site.devices)
+        clock.move(seconds=2)
+        assert delivers(cellar) == -5
+
+
 async def test_a_lost_database_lets_go_after_three_decisions_and_is_taken_up_again(
     db: Database, clock: Hands, cellar: Battery
 ) -> None:
@@ -173,3 +194,14 @@ async def test_by_hand_everything_goes_home_and_after_a_stop_what_follows_setpoi
         assert "may steer it again" in found[0].outcome, "the house has not stopped"
         assert WEDNESDAY < clock() < WEDNESDAY + timedelta(hours=1)
         await service.stop()
+
+
+async def test_a_profile_stays_when_the_daemon_stops_unless_it_is_told_otherwise(
+    clock: Hands, db: Database
+) -> None:
+    cells = [
+        fuel_cell("http://x", name="stays"),
+        fuel_cell("http://x", name="returns", revert_on_stop=True),
+    ]
+    async with House(db, clock, cells) as site:
+        assert site.devices.not_left_alone == ["returns"]

@@ -28,7 +28,7 @@ from fpd.domain.supersede import spent
 from fpd.flows import blocks, steering
 from fpd.flows.control import REVIVAL, next_look
 from fpd.flows.device_rules import stored
-from fpd.flows.steering import Measured, Steered
+from fpd.flows.steered import Measured, Steered
 
 EXAMPLES = int(os.environ.get("FPD_EXAMPLES", "200"))
 BERLIN = ZoneInfo("Europe/Berlin")

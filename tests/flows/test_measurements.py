@@ -122,6 +122,20 @@ async def test_flat_numbers_serve_as_registers_too(site: Site) -> None:
     assert await entries(site) == [[entry(12.5)]]
 
 
+async def test_a_property_may_have_any_name(site: Site) -> None:
+    """What a period leaves behind is found again: the next one begins where it ended."""
+    name = 'Wh {1,2} "in" \\ NULL é'
+    await site.add_asset("cp-1", energy=ENERGY | {"propertyNames": [name]})
+    await site.read("load/1", {0: 1000, 50: 1010}, name=name, kind="a")
+    await settle(site, seconds=62)
+    await site.read("load/1", {100: 1030, 120: 1034}, name=name, kind="a")
+    await settle(site, seconds=60)
+    assert await entries(site) == [
+        [entry(10, measure_time=iso(50))],
+        [entry(24, initial_measure_time=iso(50), measure_time=iso(120))],
+    ]
+
+
 async def test_periods_follow_each_other_and_each_is_reported_once(site: Site) -> None:
     await site.add_asset("cp-1", energy=ENERGY)
     await site.read("load/1", {s: s for s in range(0, 301, 20)}, name="wattHours", kind="a")

@@ -16,7 +16,7 @@ from fpd.domain.control.expected import Expected, Quarter, announced, of_history
 from fpd.domain.forecast import Reason
 from fpd.flows import device_rules as rules
 from fpd.flows import fuel_cells, planned, steering
-from fpd.flows.steering import Measured, Steered
+from fpd.flows.steered import Measured, Steered
 from fpd.store.plans import PlanRow
 
 FIRST = tick_of(NOW)

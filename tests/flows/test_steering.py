@@ -13,13 +13,14 @@ from fpd.adapters.battery_keys import BatteryDevice
 from fpd.adapters.device import Profile, Reading, Release, Setpoint
 from fpd.config import BluegenDevice
 from fpd.domain.control.caps import Window, tick_of
-from fpd.domain.control.phases import phase_limits
+from fpd.domain.control.phases import limits_of_sum, phase_limits
 from fpd.domain.control.ticks import UnitLimits
 from fpd.domain.forecast import Block, Envelope, Forecast, ForecastType, Reason, Terms
 from fpd.domain.units import Phase, Unit
 from fpd.flows import fuel_cells, steering
 from fpd.flows.control_settings import properties_of, settings_of
-from fpd.flows.steering import Measured, Phases, Steered, Wanted
+from fpd.flows.steered import Measured, Steered
+from fpd.flows.steering import Phases, Wanted
 from fpd.store.control import Asset, Property
 from fpd.store.devices import DeviceState
 
@@ -232,6 +233,25 @@ def test_a_limit_of_one_phase_binds_the_devices_that_are_connected_to_it() -> No
     export = envelope(min_w=-100_000, optimum_w=-9000)
     assert steer(on("a", "ONE"), held=export, phases=there) == {"a": 1150}
     assert steer(on("a", "ONE", "TWO"), held=charge, phases=there) == {"a": -3300}
+
+
+def test_a_limit_of_one_phase_asks_nothing_of_devices_on_others() -> None:
+    messages = [said("ONE", 10)]
+    ask: dict[str, Any] = {"at": NOW, "provider_online": True, "terms": Terms()}
+    limits = phase_limits(messages, **ask)
+    there = Phases(limits=limits, sum_w=limits_of_sum(messages, **ask))
+    held, load = envelope(max_w=6900), Decimal(9000)
+    both = (on("a", "ONE"), on("b", "TWO"))
+    assert steer(*both, held=held, phases=there, watts=load) == {"a": 2100, "b": 0}
+    assert steer(on("b", "TWO"), held=held, phases=there, watts=load) == {"b": 0}
+    tight = replace(there, sum_w=(None, 6000))
+    assert steer(*both, held=envelope(max_w=6000), phases=tight, watts=load) == {
+        "a": 3000, "b": 0,
+    }  # fmt: skip
+    tighter = replace(there, sum_w=(None, 5000))
+    assert steer(*both, held=envelope(max_w=5000), phases=tighter, watts=load) == {
+        "a": 3300, "b": 700,
+    }  # fmt: skip
 
 
 def test_a_tier_shares_by_headroom_and_spills_to_the_next() -> None:

@@ -280,11 +280,12 @@ async def test_links_and_envelopes_are_datum_where_the_settings_say_so(world: Wo
     async with site.db.transaction() as conn:
         row = EnvelopeRow(
             group_id=1, from_at=NOON, min_w=-100, max_w=None, optimum_w=7, reason="forecast",
-            forecast_ids=(),
+            forecast_ids=(), phases=[{"phase": "ONE", "min_w": None, "max_w": 2300}],
         )  # fmt: skip
         await announcing.owe_envelopes(site.context, conn, [row], now=site.clock.at)
     first, _ = await site.stored("oscp/fp/Envelope/1/2/one", node_id=2)
-    assert (first.at, dict(first.i)) == (NOON, {"exportLimit": 100, "optimum": 7})
+    assert first.at == NOON
+    assert dict(first.i) == {"exportLimit": 100, "optimum": 7, "importLimitOne": 2300}
 
 
 def shown(config: dict[str, Any], document: dict[str, Any]) -> str:

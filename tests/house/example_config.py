@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fpd.adapters import TYPES
-from fpd.config import Config
+from fpd.config import PLATFORM_TYPES, Config
 from fpd.config_values import Setting, expected, settings
 
 FILE = Path(__file__).parents[2] / "config.example.toml"
@@ -30,15 +30,17 @@ _HEAD = """\
 
 def render() -> str:
     """Return the whole example file."""
-    top, tables, devices = [], [], []
+    top, tables, devices, platforms = [], [], [], []
     for setting in settings(Config).values():
         if setting.key == "device":
             devices = [line for name in TYPES for line in _device(name)]
+        elif setting.key == "platform":
+            platforms = [line for name in PLATFORM_TYPES for line in _platform(name)]
         elif setting.table is not None:
             tables += ["", f"[{setting.key}]", *_table(setting.table, setting.key)]
         else:
             top += ["", *_key(setting)]
-    return _HEAD + "\n".join([*top, *tables, *devices]) + "\n"
+    return _HEAD + "\n".join([*top, *tables, *devices, *platforms]) + "\n"
 
 
 def _table(cls: type, name: str) -> Iterator[str]:
@@ -62,12 +64,33 @@ def _table(cls: type, name: str) -> Iterator[str]:
 def _device(type_: str) -> Iterator[str]:
     yield ""
     yield f"# A device of type {type_}; as many as there are."
-    yield "#[[device]]"
     own = {"name": f"{type_}-1", "type": type_, "source_id": f"/site/{type_}-1"}
-    for setting in settings(TYPES[type_].keys).values():
-        why, line = _key(setting, own.get(setting.key))
-        yield why
-        yield f"#{line.removeprefix('#')}"
+    yield from _rows("device", TYPES[type_].keys, own)
+
+
+def _platform(type_: str) -> Iterator[str]:
+    yield ""
+    yield f"# A platform of type {type_}; as many as there are. See `fpd {type_} --help`."
+    yield from _rows("platform", PLATFORM_TYPES[type_], {"type": type_})
+
+
+def _rows(name: str, cls: type, own: dict[str, str]) -> Iterator[str]:
+    yield f"#[[{name}]]"
+    for setting in settings(cls).values():
+        if setting.tables:
+            yield f"# {setting.rules['why']}"
+            yield f"#[[{name}.{setting.key}]]"
+            for key in settings(setting.item).values():
+                yield from _commented(key)
+        else:
+            yield from _commented(setting, own.get(setting.key))
+
+
+def _commented(setting: Setting, value: Any = None) -> Iterator[str]:
+    why, line = _key(setting, value)
+    yield why
+    mark = "# or " if setting.rules.get("instead") else "#"
+    yield f"{mark}{line.removeprefix('#')}"
 
 
 def _key(setting: Setting, value: Any = None) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,14 +36,13 @@ async def service() -> AsyncIterator[BlueGen]:
 
 
 @pytest.fixture
-def fpd(tmp_path: Path, database_url: str, service: BlueGen) -> Iterator[Terminal]:
+def fpd(tmp_path: Path, database_url: str, service: BlueGen) -> Terminal:
     terminal = Terminal()
     terminal.config = tmp_path / "fpd.toml"
     terminal.config.write_text(
         CONFIG.format(folder=tmp_path, url=database_url, service=service.url)
     )
-    yield terminal
-    terminal.close()
+    return terminal
 
 
 def configure(fpd: Terminal, password: str) -> None:

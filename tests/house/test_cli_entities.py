@@ -52,17 +52,11 @@ GROUP = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def terminal() -> Iterator[Terminal]:
-    terminal = Terminal()
-    yield terminal
-    terminal.close()
-
-
 @pytest.fixture
-def fpd(terminal: Terminal, tmp_path: Path, database_url: str) -> Terminal:
+def fpd(tmp_path: Path, database_url: str) -> Terminal:
     batteries = "".join(BATTERY.format(number=number) for number in (1, 2))
     config = CONFIG.format(folder=tmp_path, url=database_url) + batteries
+    terminal = Terminal()
     terminal.config = tmp_path / "fpd.toml"
     terminal.config.write_text(config)
     return terminal

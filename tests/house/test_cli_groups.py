@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,10 +14,10 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 from psycopg import Connection
+from support import processes
 
 from fpd.cli import main
 
-ROOT = Path(__file__).parents[2]
 NOW = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=int(time.time()))
 
 Fpd = Callable[..., subprocess.CompletedProcess[str]]
@@ -97,16 +96,8 @@ def fpd(tmp_path: Path, database_url: str) -> Fpd:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FPD_")}
-        kept |= {"FPD_CONFIG": str(config), "PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            [sys.executable, "-m", "fpd", "oscp", "groups", *arguments],
-            cwd=tmp_path,
-            env=kept,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        kept |= {"FPD_CONFIG": str(config)}
+        return processes.run("oscp", "groups", *arguments, cwd=tmp_path, env=kept)
 
     return run
 

@@ -6,15 +6,14 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from psycopg import AsyncConnection
+from support import processes
 
-ROOT = Path(__file__).parents[2]
 NOON = datetime(2026, 3, 12, 12, tzinfo=UTC)
 
 Fpd = Callable[..., subprocess.CompletedProcess[str]]
@@ -56,17 +55,8 @@ def fpd(tmp_path: Path, database_url: str) -> Fpd:
 
     def run(*arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FPD_")}
-        kept |= {"FPD_CONFIG": str(tmp_path / "fpd.toml"), "PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            [sys.executable, "-m", "fpd", *arguments],
-            cwd=tmp_path,
-            env=kept,
-            input=said,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        kept |= {"FPD_CONFIG": str(tmp_path / "fpd.toml")}
+        return processes.run(*arguments, cwd=tmp_path, env=kept, said=said)
 
     return run
 

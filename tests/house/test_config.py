@@ -221,9 +221,6 @@ base_url = "ftp://example.org"
 node_id = 4
 password = 1234
 [[device]]
-name = "meter"
-type = "myems"
-[[device]]
 name = "unknown"
 type = "batery"
 """
@@ -238,10 +235,8 @@ type = "batery"
         "expected a URL that starts with http:// or https://",
         "config.toml:24: device.node_id = 4: expected node_id and source_id together",
         'config.toml:25: device.password = "***": expected a text',
-        'config.toml:28: device.type = "myems": expected "bluegen" or "battery"; '
-        "fpd knows myems, but this version does not drive it yet",
-        'config.toml:31: device.type = "batery": expected "bluegen" or "battery"; '
-        "did you mean battery?",
+        'config.toml:28: device.type = "batery": expected "bluegen" or "battery" or "myems" or '
+        '"reengen"; did you mean battery?',
     ]
 
 
@@ -269,7 +264,7 @@ def test_two_devices_cannot_write_one_datum_stream(tmp_path: Path) -> None:
         ('device = ["b"]', 'config.toml:1: device = "b": expected a table'),
         (
             "[[device]]\n",
-            'config.toml:1: device.type: expected "bluegen" or "battery"',
+            'config.toml:1: device.type: expected "bluegen" or "battery" or "myems" or "reengen"',
         ),
         (
             '[[mqtt.subscribe]]\ntopic = "a/#/b"',

@@ -8,8 +8,12 @@ from pathlib import Path
 from example_config import FILE, render
 
 from fpd.adapters.battery_keys import BatteryDevice
+from fpd.adapters.myems_keys import MyemsDevice
+from fpd.adapters.reengen_keys import ReengenDevice
 from fpd.config import BluegenDevice
 from fpd.config_file import load
+from fpd.config_myems import MyemsPlatform
+from fpd.config_reengen import ReengenPlatform
 
 HOME = {"HOME": "/home/operator"}
 
@@ -33,5 +37,14 @@ def test_the_example_with_everything_switched_on_loads(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(text, encoding="utf-8")
     config = load(file, HOME)
-    assert [type(device) for device in config.devices] == [BluegenDevice, BatteryDevice]
+    assert [type(device) for device in config.devices] == [
+        BluegenDevice,
+        BatteryDevice,
+        MyemsDevice,
+        ReengenDevice,
+    ]
+    assert [type(platform) for platform in config.platforms] == [
+        MyemsPlatform,
+        ReengenPlatform,
+    ]
     assert config.public_url == "https://fpd.example.org"

@@ -93,10 +93,11 @@ def test_ci_runs_the_two_commands_and_fails_when_one_does(tmp_path: Path) -> Non
     make = tmp_path / "make"
     make.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n[ "$1" != "$FAILS" ]\n')
     make.chmod(0o755)
-    (tmp_path / "mosquitto").symlink_to("/bin/true")
+    for program in ("mosquitto", "npm"):
+        (tmp_path / program).symlink_to("/bin/true")
     path = f"{tmp_path}:{os.environ['PATH']}"
     assert run(str(ROOT / ".ci" / "run"), PATH=path).returncode == 0
-    assert (tmp_path / "said").read_text() == "test\ncheck\n"
+    assert (tmp_path / "said").read_text() == "check\ntest\n"
     for fails in ("test", "check"):
         assert run(str(ROOT / ".ci" / "run"), PATH=path, FAILS=fails).returncode == 1
-    assert (tmp_path / "said").read_text() == "test\ncheck\n" * 3
+    assert (tmp_path / "said").read_text() == "check\ntest\n" * 3

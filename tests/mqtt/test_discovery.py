@@ -56,6 +56,7 @@ def told(kind: Kind, key: str, model: str = "", **other: Any) -> list[tuple[str,
         "instance": "fpd",
         "prefix": "homeassistant",
         "model": model,
+        "stores": model == "battery",
         **other,
     }
     return [

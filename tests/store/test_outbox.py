@@ -237,3 +237,19 @@ async def test_lanes_of_those_who_are_away_hold_back_nobody_behind_them(
         some, more = await lanes.take(conn, now=NOON, lease=LEASE, limit=3, per_peer=8)
         passes.append(([m.request_id for m in await firsts(conn, some)], more))
     assert passes == [([], True), ([], True), (["here"], False)]
+
+
+async def test_a_report_of_many_assets_is_kept_byte_for_byte(conn: AsyncConnection) -> None:
+    """It is brought in pieces, beside others, also again after a transaction that failed."""
+    large = bytes(range(256)) * 4100 + b"the end"
+    some = [owed("1", body=large), owed("2", body=b"{}"), owed("3", body=bytearray(large[::-1]))]
+    with pytest.raises(ZeroDivisionError):
+        async with conn.transaction():
+            await outbox.owe(conn, some, now=NOON)
+            raise ZeroDivisionError
+    async with conn.transaction():
+        await outbox.owe(conn, some, now=NOON)
+        await outbox.owe(conn, [owed("3", body=large), owed("4", body=large)], now=NOON)
+    found = await firsts(conn, await taken(conn), bytes_=10**7)
+    assert [message.request_id for message in found] == ["1", "2", "3", "4"]
+    assert [message.body for message in found] == [large, b"{}", large[::-1], large]

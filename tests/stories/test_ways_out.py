@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+from support import processes
 from support.daemon import Daemon, MakeDaemon, free_port, make_site
 from support.waiting import wait_for
 
@@ -89,9 +90,9 @@ async def test_every_way_out_ends_at_rest(make_daemon: MakeDaemon, database_url:
 
 async def _release(daemon: Daemon, *arguments: str, **environ: str) -> tuple[int | None, Any, Any]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FPD_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "fpd", "release", "-c", str(daemon.config), *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=kept | environ,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
+    ended = await asyncio.to_thread(
+        *(processes.run, "release", "-c", str(daemon.config), *arguments),
+        cwd=Path.cwd(),
+        env=kept | environ,
+    )
+    return ended.returncode, ended.stdout, ended.stderr

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from psycopg import AsyncConnection
 from fpd.config_file import load
 from fpd.store import accounts
 from fpd.store.vault import Vault
+from support import processes
 
 MANAGE = "/solaruser/api/v1/sec/user/oscp"
 
@@ -35,10 +35,9 @@ class Daemon:
 
     async def start(self, *, ready: bool = True) -> Daemon:
         with self.log.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "fpd", "run", "-c", str(self.config),
-                stdout=output, stderr=output, env=_environment(),
-            )  # fmt: skip
+            self._process = await processes.start(
+                "run", "-c", str(self.config), env=_environment(), output=output
+            )
         await self.answers("/readyz" if ready else "/healthz")
         return self
 
@@ -87,13 +86,11 @@ class Daemon:
 
     async def command(self, *arguments: str) -> str:
         """Run another fpd command on the same configuration and return what it printed."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "fpd", *arguments, "-c", str(self.config),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=_environment(),
-        )  # fmt: skip
-        out, err = await process.communicate()
-        assert process.returncode == 0, err.decode()
-        return out.decode()
+        ended = await asyncio.to_thread(
+            processes.run, *arguments, "-c", str(self.config), cwd=Path.cwd(), env=_environment()
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
 
     async def log_in(self, user_id: int = 1, *, admin: bool = False) -> None:
         """Make a token as `fpd token create` does, which would take a second each time."""

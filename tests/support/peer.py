@@ -77,7 +77,7 @@ class RecordingPeer:
     def of(self, operation: str) -> list[Heard]:
         return [heard for heard in self.heard if heard.operation == operation]
 
-    async def hears(self, operation: str, count: int = 1, *, within_s: float = 10) -> Heard:
+    async def hears(self, operation: str, count: int = 1, *, within_s: float = 20) -> Heard:
         """Return the `count`th request of that name, waiting for it if need be."""
         try:
             async with asyncio.timeout(within_s), self._changed:

@@ -15,13 +15,13 @@ _EVERY_S = 0.01
 
 @overload
 async def wait_for(
-    condition: Callable[[], Awaitable[T]], *, timeout: float = 5.0, what: str = ""
+    condition: Callable[[], Awaitable[T]], *, timeout: float = 20.0, what: str = ""
 ) -> T: ...
 @overload
-async def wait_for(condition: Callable[[], T], *, timeout: float = 5.0, what: str = "") -> T: ...
+async def wait_for(condition: Callable[[], T], *, timeout: float = 20.0, what: str = "") -> T: ...
 
 
-async def wait_for(condition: Callable[[], Any], *, timeout: float = 5.0, what: str = "") -> Any:
+async def wait_for(condition: Callable[[], Any], *, timeout: float = 20.0, what: str = "") -> Any:
     """Return what `condition` returns as soon as that is true; fail after `timeout` seconds.
 
     The condition may be a coroutine function; what it raises is raised here. `what` describes it

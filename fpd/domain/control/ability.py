@@ -46,11 +46,15 @@ class Adjustable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weekly:
-    """Follows a weekly profile; without limits it delivers `base_w` (None: its most)."""
+    """Follows a weekly profile; without limits it delivers `base_w` (None: its most).
+
+    `stays`: it goes on with the profile when nobody is there to change it.
+    """
 
     week: Week
     semantics: Semantics
     base_w: int | None = None
+    stays: bool = True
 
     def folded(self) -> Weekly:
         """Return it as one of which nobody knows on which day its week begins."""

@@ -47,6 +47,19 @@ def phase_limits(
     return found
 
 
+def limits_of_sum(
+    messages: Sequence[Forecast], *, at: datetime, provider_online: bool, terms: Terms
+) -> tuple[int | None, int | None]:
+    """Return the least and the most (W, import +) of the sum, whatever single phases may."""
+    others = [
+        replace(message, blocks=blocks)
+        for message in messages
+        if (blocks := tuple(block for block in message.blocks if block.phase not in SINGLE_PHASES))
+    ]
+    held = envelope_at(others, at=at, provider_online=provider_online, terms=terms)
+    return held.min_w, held.max_w
+
+
 def room(
     phases: Sequence[Phase],
     limits: Mapping[Phase, PhaseLimit],

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from fpd.domain.compliance import SAID, Cause
 from fpd.store.overview import Debts, Device, Group, Overview, Peer
+from fpd.store.platforms import Standing
 from fpd.store.troubles import Trouble
 from fpd.web.dashboard import words
 from fpd.web.status import Status
@@ -39,6 +40,8 @@ def attention(status: Status) -> tuple[Notice, ...]:
         for device in status.known.devices:
             notices += _device(device, status)
         notices += _troubles(status.troubles)
+        for platform in status.platforms:
+            notices += _platform(platform, status.at)
         notices += _debts(status.known.debts, status.at)
         notices += _streams(status.known)
     return tuple(sorted(notices, key=lambda notice: notice.level != "bad"))
@@ -120,6 +123,14 @@ def _device(device: Device, status: Status) -> Iterator[Notice]:
     if state.level == "good" and device.wanted and follows and follows.level == "bad":
         text = f"does not follow “{words.command(device.wanted)}”, {follows.hint}"
         yield Notice("bad", device.name, text)
+
+
+def _platform(platform: Standing, now: datetime) -> Iterator[Notice]:
+    if platform.health in ("unavailable", "stopped", "degraded"):
+        level: words.Level = "warn" if platform.health == "degraded" else "bad"
+        lasted = words.lasting(platform.since_at, now)
+        text = f"{platform.health} for {lasted}: {platform.detail or 'no reason given'}"
+        yield Notice(level, platform.name, text)
 
 
 def _debts(debts: Debts, now: datetime) -> Iterator[Notice]:

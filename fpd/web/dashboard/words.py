@@ -52,6 +52,7 @@ _HEALTHS: Final[Mapping[str, State]] = {
     "ok": State("ok", "good"),
     "degraded": State("degraded", "warn", "answers, but cannot be dispatched now"),
     "unavailable": State("unavailable", "bad", "does not answer; asked again by itself"),
+    "rationed": State("rationed", "warn", "its service takes no more requests for now"),
     "stopped": State("stopped", "bad", "refuses for good: somebody has to look"),
 }
 
@@ -238,7 +239,9 @@ def reading(device: Device) -> str:
         return ""
     said = []
     match given.get("output_w"):
-        case int() | float() as output_w if device.type == "battery":
+        case int() | float() as output_w if (
+            given.get("soc") is not None or device.type == "battery"
+        ):
             said.append(_setpoint(round(output_w)).replace("charge ", "charging "))
         case int() | float() as output_w:
             said.append(f"delivers {watts(output_w)}")
