@@ -38,7 +38,7 @@ async def look(
 ) -> Expected:
     """Return what the group is expected to take without its devices, from now on for a week."""
     if settings.flexible:
-        return Expected(source="none: capacity scope Flexible")
+        return Expected(source="none: capacity scope Flexible", is_known=True)
     found = await _of_history(context, group, settings, assets, devices, now)
     told = settings.expected_load
     if told is None:

@@ -156,19 +156,21 @@ def written(
             "net_w": [round(net) for net in plan.net_w],
             "devices": told,
         },
-        breaks=[_break(one, from_at) for one in plan.breaks],
+        breaks=[_break(one, from_at, left_out) for one in plan.breaks],
     )
 
 
-def _break(found: Break, from_at: datetime) -> dict[str, Any]:
+def _break(found: Break, from_at: datetime, left_out: Sequence[Told]) -> dict[str, Any]:
+    """Interpretation: power that is missing is that of a battery that was left out, if one was."""
     first = tick_of(from_at)
+    power = Cause.DEVICE if left_out else Cause.FLOOR
     return {
         "from": tick_start(first + found.first).isoformat(),
         "to": tick_start(first + found.last + 1).isoformat(),
         "which": found.which,
         "by_w": found.by_w,
         "reason": found.reason,
-        "cause": (Cause.ENERGY if found.is_energy else Cause.FLOOR).value,
+        "cause": (Cause.ENERGY if found.is_energy else power).value,
     }
 
 

@@ -186,6 +186,14 @@ def test_other_days_stand_in_for_one_that_was_never_measured_and_so_does_0() -> 
     assert of_history([(1.0, {})], source="") == Expected()
 
 
+def test_less_than_a_day_of_history_is_not_enough_to_tell_others_what_follows() -> None:
+    day = {tick: quarter(500) for tick in range(96)}
+    assert of_history([(1.0, day)], source="").is_known
+    del day[7]
+    assert not of_history([(1.0, day)], source="").is_known
+    assert not of_history([], source="").is_known
+
+
 def test_a_forecast_of_the_load_holds_until_the_next_value_for_an_hour() -> None:
     values = [(NOW, 2.0), (NOW + timedelta(minutes=5), 4.0), (NOW + timedelta(hours=3), 5.0)]
     found = announced(

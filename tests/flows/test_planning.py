@@ -164,6 +164,8 @@ async def test_what_no_battery_can_keep_is_known_ahead(site: House, clock: Hands
     assert found["to"] == (TEN + 2 * HOUR).isoformat()
     assert found["by_w"] == 700
     assert found["reason"] == "the batteries' power is not enough"
+    assert found["cause"] == "floor-above-cap"
+    assert plan.row.periods["load_known"]
 
 
 async def test_limits_in_force_win_over_the_plan(

@@ -41,17 +41,15 @@ NOT_KNOWN: Final = "not known, 0 is assumed"
 class Expected:
     """Load (W, import +) by quarter of the week (absolute tick modulo 672), whole W.
 
-    `source` says in words where it comes from.
+    `source` says in words where it comes from; `is_known`: more is known than a day, so that
+    others may be told what follows from it.
     """
 
     least_w: tuple[int, ...] = (0,) * TICKS_PER_WEEK
     usual_w: tuple[int, ...] = (0,) * TICKS_PER_WEEK
     most_w: tuple[int, ...] = (0,) * TICKS_PER_WEEK
     source: str = field(default=NOT_KNOWN, compare=False)
-
-    @property
-    def is_known(self) -> bool:
-        return NOT_KNOWN not in self.source
+    is_known: bool = field(default=False, compare=False)
 
 
 Quarters = Mapping[int, Quarter]  # by quarter of the week
@@ -67,6 +65,7 @@ def of_history(parts: Sequence[tuple[float, Quarters]], *, source: str) -> Expec
         usual_w=tuple(round(sum(q.mean for q in each)) for each in zip(*weeks, strict=True)),
         most_w=tuple(ceil(sum(q.most for q in each)) for each in zip(*weeks, strict=True)),
         source=source,
+        is_known=all(len(quarters) >= TICKS_PER_DAY for _, quarters in parts if quarters),
     )
 
 
@@ -120,4 +119,10 @@ def announced(
             watts = round(sum(said[near]) / len(said[near]) if near == tick else said[near][-1])
             of = tick % TICKS_PER_WEEK
             least[of] = usual[of] = most[of] = watts
-    return Expected(least_w=tuple(least), usual_w=tuple(usual), most_w=tuple(most), source=source)
+    return Expected(
+        least_w=tuple(least),
+        usual_w=tuple(usual),
+        most_w=tuple(most),
+        source=source,
+        is_known=expected.is_known or len(values) >= TICKS_PER_DAY,
+    )
