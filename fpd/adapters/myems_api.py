@@ -185,7 +185,8 @@ class Myems:
         self, path: str, kind: type[msgspec.Struct], *, access: Access = Access.KEY
     ) -> list[Any]:
         what = f"GET {path.partition('?')[0]}"
-        return list(shaped(await self.get(path, access=access), list[kind], what))  # type: ignore[valid-type]
+        found = shaped(await self.get(path, access=access), list[Any], what)
+        return [shaped(one, kind, what) for one in found]
 
     # values
 

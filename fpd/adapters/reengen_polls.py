@@ -8,9 +8,10 @@ in the memory, so it goes on where it was after a restart (reference: devices §
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import structlog
@@ -65,13 +66,7 @@ class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
     most_s: float = _LONGEST_SLICE.total_seconds()
 
 
-class Ask(Protocol):
-    """Reads the rows of a range."""
-
-    async def __call__(self, start_at: datetime, end_at: datetime) -> Taken: ...
-
-
-class _Poll:
+class _Poll(ABC):
     """What both kinds of polls do: which range is due, slice by slice."""
 
     def __init__(
@@ -94,8 +89,9 @@ class _Poll:
         self._directory = directory
         self._clock = clock
 
+    @abstractmethod
     async def _asked(self, start_at: datetime, end_at: datetime) -> Taken:
-        raise NotImplementedError
+        """Read the rows of a range."""
 
     async def read(self, memory: Memory) -> Polled:
         """Read what may be new, or a slice of it. Raises DeviceFault."""

@@ -125,4 +125,5 @@ def _told_apart(rows: Sequence[R], tz: ZoneInfo) -> dict[datetime, R]:
 
 
 def _is_ambiguous(local: datetime) -> bool:
-    return local.replace(fold=0).utcoffset() > local.replace(fold=1).utcoffset()  # type: ignore[operator]
+    first, second = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+    return first < second

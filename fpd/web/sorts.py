@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from fpd.errors import Malformed
 from fpd.store.datum_out import Stream
@@ -53,12 +53,11 @@ def ordered(
     rows: Sequence[T], sorts: Sequence[Sort], of: Callable[[T], tuple[Stream, datetime]]
 ) -> Sequence[T]:
     """Return rows in order; `of` tells the stream and the time of each."""
-    values: dict[Key, Callable[[T], object]] = {
+    values: dict[Key, Callable[[T], Any]] = {
         "created": lambda row: of(row)[1],
         "node": lambda row: of(row)[0].node_id,
         "source": lambda row: of(row)[0].source_id,
     }
     for sort in reversed(sorts):
-        key: Callable[[T], object] = values[sort.key]
-        rows = sorted(rows, key=key, reverse=sort.descending)  # type: ignore[arg-type]
+        rows = sorted(rows, key=values[sort.key], reverse=sort.descending)
     return rows
