@@ -14,6 +14,7 @@ from fpd.adapters.http import Reply
 from fpd.adapters.lenient import mapping, printable
 
 _AGAIN_S = 900.0
+_KEY_AGAIN_S = 60.0  # it may be renewed at the server, and an old one locks nobody out
 _LOST_SESSION = frozenset(
     {
         "API.ADMINISTRATOR_SESSION_NOT_FOUND",
@@ -36,6 +37,8 @@ _RIGHTS = {
     "API.INVALID_USER_UUID": "an administrator's session is needed",
     "API.INVALID_TOKEN": "an administrator's session is needed",
 }
+
+_KEYS = frozenset({"API.API_KEY_NOT_FOUND", "API.API_KEY_HAS_EXPIRED"})
 
 
 class LostSession(DeviceFault):
@@ -82,7 +85,8 @@ def _refuse(reply: Reply, what: str) -> NoReturn:
     if said in _ACCOUNT and what.endswith("/users/login"):
         raise AccountRefused(f"login refused: {_ACCOUNT[said]} ({said})", retry_s=_AGAIN_S)
     if said in _RIGHTS:
-        raise Stopped(f"{what}: {_RIGHTS[said]} ({said})", retry_s=_AGAIN_S)
+        again_s = _KEY_AGAIN_S if said in _KEYS else _AGAIN_S
+        raise Stopped(f"{what}: {_RIGHTS[said]} ({said})", retry_s=again_s)
     if said == "API.MQTT_CONNECTION_ERROR":
         raise Unreachable(f"{what}: MyEMS cannot reach its own broker ({said})")
     if reply.status == 404 and said:

@@ -100,8 +100,9 @@ async def test_a_demotion_is_noticed(at: Bench) -> None:
 
 async def test_an_api_key_may_expire_or_be_unknown(at: Bench) -> None:
     at.sim.switch({"api_key_expired": True})
-    with pytest.raises(Stopped, match="key has expired"):
+    with pytest.raises(Stopped, match="key has expired") as refused:
         await at.client().point_values()
+    assert refused.value.retry_s == 60, "it may be renewed at the server"
     with pytest.raises(Stopped, match="key is not known"):
         await at.client(api_key="another").point_values()
 
