@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -26,39 +25,13 @@ from fpd.adapters.device import (
 )
 from fpd.config import BluegenDevice
 from fpd.domain.control.ticks import UnitLimits
-from fpd.sim.bluegen import BlueGen, BlueGenOptions
+from fpd.sim.bluegen import BlueGen
 from fpd.sim.journal import Filter
 
 CAPPED = Profile(
     points=((0, 1500), (230, 1500), (231, 1000), (240, 1000), (241, 1500), (671, 1500))
 )
 FLAT = Profile(points=((0, 1200), (671, 1200)))
-
-
-@pytest.fixture
-def clock() -> Hands:
-    return Hands()
-
-
-@pytest.fixture
-async def wiring(clock: Hands) -> AsyncIterator[Wiring]:
-    async with wired(clock) as wiring:
-        yield wiring
-
-
-@pytest.fixture
-async def service(clock: Hands) -> AsyncIterator[BlueGen]:
-    simulator = BlueGen(
-        BlueGenOptions(unit=(249, 250), activation_delay_s=60, max_profiles=6), clock=clock
-    )
-    await simulator.start()
-    yield simulator
-    await simulator.stop()
-
-
-@pytest.fixture
-def customer(service: BlueGen, wiring: Wiring) -> Customer:
-    return Customer(service, wiring.session)
 
 
 def unit(service: BlueGen, wiring: Wiring, **settings: Any) -> Remembering:
