@@ -13,7 +13,7 @@ import resource
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,14 @@ from typing import Any, TypeVar
 
 import structlog
 
-from fpd import __version__
+from fpd import __version__, supervisor
 from fpd.config import Config
 from fpd.crew import Crew
 from fpd.embedded.broker import EmbeddedBroker
 from fpd.embedded.postgres import EmbeddedPostgres, running_url
 from fpd.errors import FpdError
 from fpd.flows import (
+    handing_over,
     handshake,
     ingest,
     letting_go,
@@ -80,25 +81,28 @@ def clock() -> datetime:
     return _EPOCH + timedelta(seconds=time.time())
 
 
-def run(config: Config) -> int:
-    """Run the daemon until SIGTERM or SIGINT. Return 0 then, 1 when it could not go on."""
+def run(config: Config, again: Callable[[], Config]) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Return 0 then, 1 when it could not go on.
+
+    `again` reads the configuration anew, as a restart would. Raises Misconfigured.
+    """
     # A connection to each of many peers takes more than the 1024 that a shell grants.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
-        return asyncio.run(_serve(config))
+        return asyncio.run(_serve(config, again))
     except FpdError as error:
         log.error("daemon.refused", reason=str(error))
         return 1
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, again: Callable[[], Config]) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     notifier = Notifier()
     crew = Crew()
-    async with _daemon(config, crew, notifier):
+    async with _daemon(config, crew, notifier, partial(_heirs, config, crew, again)):
         log.info("daemon.started", version=__version__, url=config.public_url)
         _settle_memory()
         ends = [asyncio.create_task(stop.wait()), asyncio.create_task(crew.failed())]
@@ -122,7 +126,12 @@ def _settle_memory() -> None:
 
 
 @contextlib.asynccontextmanager
-async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterator[None]:
+async def _daemon(
+    config: Config,
+    crew: Crew,
+    notifier: Notifier,
+    heirs: Callable[[], Awaitable[Collection[str]]],
+) -> AsyncIterator[None]:
     """Open every part in order; close them in reverse."""
     async with contextlib.AsyncExitStack() as stack:
         vault = Vault.open(config.key_file or config.data_dir / "fpd.key")
@@ -145,12 +154,13 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
             issuer=await _issuer(config, stack),
         )
         delivery, visits, heartbeats = Delivery(context), Devices(context), Heartbeats(context)
+        visits.take_over(handing_over.take(config))
         polls = Platforms(context)
         loops = _loops(context, delivery, visits, heartbeats, polls)
         stack.push_async_callback(visits.close)
         stack.push_async_callback(polls.close)
         stack.push_async_callback(crew.cancel)
-        stack.push_async_callback(letting_go.at_the_end, context, visits)
+        stack.push_async_callback(letting_go.at_the_end, context, visits, heirs)
         stack.push_async_callback(_drain, looping, loops, watched, delivery, heartbeats)
         crew.spawn(db.supervise(), name="database")
         crew.spawn(_relay(watched), name="messages in flight")
@@ -168,6 +178,17 @@ async def _daemon(config: Config, crew: Crew, notifier: Notifier) -> AsyncIterat
         crew.spawn(_keep_watch(notifier, loops), name="watchdog")
         notifier.tell("READY=1")
         yield
+
+
+async def _heirs(config: Config, crew: Crew, again: Callable[[], Config]) -> Collection[str]:
+    """Return the devices that go on as they were told, because systemd restarts us."""
+    if crew.has_failed or not await supervisor.restarts():
+        return ()
+    try:
+        return handing_over.heirs(config, again())
+    except FpdError as error:
+        log.error("restart.doubtful", reason=str(error))
+        return ()
 
 
 async def _database_url(config: Config, stack: contextlib.AsyncExitStack, crew: Crew) -> str:
@@ -245,7 +266,7 @@ def _loops(
         "publishing": (partial(publisher.step, context), 1.0),
         "tree": (Tree(context).step, context.config.mqtt.tree_s),
         "shedding": (partial(publisher.shed, context), 60.0),
-        "measurements": (partial(measurements.step, context), 1.0),
+        "measurements": (partial(measurements.step, context), measurements.EVERY.total_seconds()),
         "summing up": (partial(measurements.sum_up, context), 15.0),
         "devices": (visits.step, 0.5),
         "standing by": (letting_go.Deadman(context, visits).step, 1.0),
@@ -265,6 +286,7 @@ def _loops(
     bells.delivery = loops["delivery"].ring
     bells.settling = loops["settling"].ring
     bells.publishing = loops["publishing"].ring
+    bells.measuring = loops["measurements"].ring
     bells.control = loops["control"].ring
     bells.heartbeats = loops["heartbeats"].ring
     return list(loops.values())

@@ -20,7 +20,7 @@ from fpd.adapters import TYPES
 from fpd.config import PLATFORM_TYPES, Config
 from fpd.config_key import Together
 from fpd.config_lines import Where, locate
-from fpd.config_together import TOGETHER
+from fpd.config_together import TOGETHER, written_twice
 from fpd.config_values import (
     Setting,
     Unfit,
@@ -36,7 +36,7 @@ from fpd.errors import Misconfigured
 DEFAULT_FILE = Path("/etc/fpd/config.toml")
 
 # Variables that begin like ours and are no keys of the configuration.
-_NO_KEYS = re.compile(r"FPD_(CONFIG|PG_BIN|TEST_.*|SIM_.*)")
+_NO_KEYS = re.compile(r"FPD_(CONFIG|UNIT|PG_BIN|TEST_.*|SIM_.*)")
 
 _NOT_SHOWN = object()
 
@@ -99,6 +99,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     reader.overlay(document, environ)
     document.setdefault("data_dir", _default_data_dir(environ))
     config: Config | None = reader.table(Config, document, ())
+    if config is not None:
+        reader.refuse_shared(config)
     if config is None or reader.faults:
         raise ConfigFaults(tuple(sorted(reader.faults, key=lambda fault: fault.line or 0)))
     if config.key_file is None:
@@ -290,6 +292,13 @@ class _Reader:
                 _, line = self._place((*where, first, key))
                 other = f"another one (line {line})" if line else "another one"
                 self._fault((*where, index, key), row[key], f"a {key} that {other} does not have")
+
+    def refuse_shared(self, config: Config) -> None:
+        """Refuse streams of platforms that something else writes."""
+        for writer, platform, row in written_twice(config):
+            source_id = config.platforms[platform].stream[row].source_id
+            where = ("platform", platform, "stream", row, "source_id")
+            self._fault(where, source_id, f"a source_id that {writer} does not have")
 
     def _unreadable(self, line: int, wanted: str) -> None:
         self._places[()] = (str(self._file), line)

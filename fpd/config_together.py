@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fpd.config import Device, Http, Mqtt, Oscp
+from fpd.config import Config, Device, Http, Mqtt, Oscp
 from fpd.config_key import Together, both
 from fpd.config_myems import MyemsPlatform, PlatformListener, PlatformStream
 from fpd.config_reengen import ReengenListen, ReengenPlatform, ReengenStream
+from fpd.domain.reengen_units import unit
 
 
 def _one_job_each(rows: Sequence[PlatformStream | ReengenStream]) -> bool:
     """Tell whether no two polls write one stream: one would take the other's values away."""
     jobs: dict[tuple[int, int, str], str] = {}
     return all(jobs.setdefault(row.key, row.job) == row.job for row in rows)
+
+
+def written_twice(config: Config) -> Iterator[tuple[str, int, int]]:
+    """Yield (who writes it, platform, row) of streams that somebody else writes already.
+
+    A device or another platform: each would take the other's values away.
+    """
+    writers: dict[tuple[int, int, str], str] = {
+        (device.user_id, device.node_id, device.source_id.lstrip("/")): f"device {device.name}"
+        for device in config.devices
+        if device.node_id is not None and device.source_id is not None
+    }
+    for number, platform in enumerate(config.platforms):
+        rows: Sequence[PlatformStream | ReengenStream] = platform.stream
+        for index, row in enumerate(rows):
+            own = f"platform {platform.name}"
+            if (writer := writers.setdefault(row.key, own)) != own:
+                yield writer, number, index
 
 
 def _names_what(row: Mapping[str, Any]) -> bool:
@@ -80,6 +99,15 @@ TOGETHER: Mapping[type, tuple[Together, ...]] = {
             frozenset({"stream", "tenant"}),
             "every stream (node_id, source_id) from one point, its raw rows or one resolution",
             lambda platform: _one_job_each(platform["stream"]),
+        ),
+    ),
+    ReengenStream: (
+        Together(
+            frozenset({"unit", "function"}),
+            "a unit that is known, such as Wh, kvarh, W, V, A, % or m³, where we convert",
+            lambda row: (
+                row["function"] is not None or row["unit"] is None or unit(row["unit"]) is not None
+            ),
         ),
     ),
     ReengenListen: (

@@ -50,7 +50,8 @@ _ZONES, _MOST_OFF = timedelta(minutes=15), timedelta(minutes=5)
 
 class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`taken`: it is ours until released. `told_w`: the setpoint sent last, `told_at`: since when.
-    `mode`: the operating mode to give back (v2). `api`: which one it was found to have.
+    `mode`: the operating mode to give back (v2). `api`: which one it was found to have. `most_w`:
+    what its inverter can do, as it says.
 
     `timestamp`, `since`: the device's clock as it wrote it, and when we first saw it say so.
     `whole_at`: when a status had all that control needs. `less_w`: it delivers no more than this,
@@ -63,6 +64,7 @@ class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
     told_at: datetime | None = None
     mode: str | None = None
     api: str | None = None
+    most_w: int | None = None
     timestamp: str | None = None
     since: datetime | None = None
     whole_at: datetime | None = None
@@ -195,11 +197,12 @@ class Battery:
         that is found in it is taken for ours: given back when nothing is limited.
         """
         try:
-            found = await self._api(kept).mode()
+            found = await self._api(kept).settings()
         except DeviceFault as fault:
             return str(fault)
-        kept.mode = SELF_CONSUMPTION if found == MANUAL else found
-        kept.taken = kept.taken or (found == MANUAL and self._device.rest != "idle")
+        kept.most_w = found.most_w
+        kept.mode = SELF_CONSUMPTION if found.mode == MANUAL else found.mode
+        kept.taken = kept.taken or (found.mode == MANUAL and self._device.rest != "idle")
         return None
 
     async def _release(self, kept: _Memory) -> bool:
@@ -254,8 +257,11 @@ def _within(wanted_w: int) -> float:
 
 def _narrower(status: Status, kept: _Memory) -> tuple[int | None, int | None]:
     """Return the least and the most that it can be told now; None: as much as ever."""
-    least_w = kept.less_w if kept.less_w is not None and kept.less_w < 0 else None
-    most_w = kept.less_w if kept.less_w is not None and kept.less_w > 0 else None
+    least_w, most_w = None if kept.most_w is None else -kept.most_w, kept.most_w
+    if kept.less_w is not None and kept.less_w < 0:
+        least_w = kept.less_w
+    elif kept.less_w is not None:
+        most_w = kept.less_w
     return least_w, most_w if status.may_discharge else 0
 
 

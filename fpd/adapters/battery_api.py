@@ -5,20 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from fpd.adapters import battery_parse
 from fpd.adapters.battery_parse import Status
 from fpd.adapters.device import Excluded, Stopped, Unreachable
 from fpd.adapters.http import DeviceHttp, Reply
-from fpd.adapters.lenient import mapping
+from fpd.adapters.lenient import integer, mapping
 from fpd.domain.control.actions import MODE, battery_rest
 from fpd.domain.control.setpoint import BatteryApi, calls
 
 MANUAL = "1"
+_INVERTER_W = "IC_InverterMaxPower_w"
 _INVALID_PATH, _INTERNAL_ERROR = 5, 13
 _INTERNAL_ERROR_WAITS_S = (0.5, 1.0, 2.0)
 _AGAIN_S = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The operating mode and the most (W) that the inverter can do; None where it does not say."""
+
+    mode: str | None = None
+    most_w: int | None = None
 
 
 class Api(Protocol):
@@ -26,8 +36,8 @@ class Api(Protocol):
         """Read the status. Raises Unreachable."""
         ...
 
-    async def mode(self) -> str | None:
-        """Return the operating mode, None where there are none."""
+    async def settings(self) -> Settings:
+        """Read how it is set up."""
         ...
 
     async def set_power(self, power_w: int, *, told_w: int | None) -> None:
@@ -48,8 +58,8 @@ class V1:
     async def status(self) -> Status:
         return battery_parse.status(await self._http.request("GET", "/api/v1/status"))
 
-    async def mode(self) -> str | None:
-        return None
+    async def settings(self) -> Settings:
+        return Settings()
 
     async def set_power(self, power_w: int, *, told_w: int | None) -> None:
         for method, path in calls(BatteryApi.V1, power_w, told_w):
@@ -97,18 +107,21 @@ class V2:
         reply = await self._http.request("GET", "/api/v2/status", headers=self._headers)
         return battery_parse.status(reply)
 
-    async def mode(self) -> str | None:
+    async def settings(self) -> Settings:
         reply = await self._http.request("GET", "/api/v2/configurations", headers=self._headers)
         _check(reply, "GET configurations")
         found = mapping(reply.json())
         if not found:
             raise _token_refused()
-        mode = found.get(MODE)
-        return None if mode is None else str(mode)
+        mode, most_w = found.get(MODE), integer(found.get(_INVERTER_W))
+        return Settings(
+            mode=None if mode is None else str(mode),
+            most_w=most_w if most_w is not None and most_w > 0 else None,
+        )
 
     async def set_power(self, power_w: int, *, told_w: int | None) -> None:
         # The device obeys in manual mode only, and entering it revives the last command.
-        if await self.mode() != MANUAL:
+        if (await self.settings()).mode != MANUAL:
             await self._change_mode({MODE: MANUAL})
             await self._post("/api/v2/setpoint/discharge/0")
             await self._post("/api/v2/setpoint/charge/0")
@@ -118,7 +131,7 @@ class V2:
             await self._post(path)
 
     async def release(self, mode: str | None) -> bool:
-        if await self.mode() != MANUAL:
+        if (await self.settings()).mode != MANUAL:
             return True  # no setpoint counts there, and whoever has chosen it since may keep it
         wanted = None
         for _, path, *settings in battery_rest(BatteryApi.V2, mode):
@@ -127,7 +140,7 @@ class V2:
                 await self._change_mode(settings[0])
             else:
                 await self._post(path)
-        return await self.mode() == wanted
+        return (await self.settings()).mode == wanted
 
     async def _change_mode(self, settings: Mapping[str, str]) -> None:
         reply = await self._http.request(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from fpd.adapters.cautions import KEEPS_ITS_SETPOINT
+from fpd.adapters.cautions import KEEPS_IT_IN_MANUAL_MODE, KEEPS_ITS_SETPOINT
 from fpd.adapters.storage_keys import SOC_IN_ORDER, StorageDevice
 from fpd.config_key import Together, key
 
@@ -33,4 +33,4 @@ TOGETHER: Final = (
 
 def cautions(device: BatteryDevice) -> list[str]:
     """Return what the operator should know: against a dead machine nothing here can help."""
-    return [] if device.api == "v2" else [KEEPS_ITS_SETPOINT]
+    return [KEEPS_IT_IN_MANUAL_MODE if device.api == "v2" else KEEPS_ITS_SETPOINT]

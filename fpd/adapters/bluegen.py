@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import structlog
 
-from fpd.adapters.bluegen_account import Account
+from fpd.adapters.bluegen_account import CLOCK_AGAIN_S, MOST_SKEW_S, Account
 from fpd.adapters.bluegen_errors import Kind, Refusal
 from fpd.adapters.bluegen_memory import Kept
 from fpd.adapters.bluegen_memory import kept as recall
@@ -46,11 +46,11 @@ log = structlog.get_logger()
 _LIMITS_LAST = timedelta(hours=1)
 _SWEPT_EVERY = timedelta(days=1)
 _EULA_AGAIN_S = 3600.0
-_ALARM_SKEW_S, _MOST_SKEW_S = 30.0, 300.0
+_ALARM_SKEW_S = 30.0
 _SMALLER_STEPS = 0.95
 _FOREIGN_ALLOWED = 1
 _IDLE_FOR = timedelta(days=1)
-_FIRST_RETRY_S, _LONGEST_RETRY_S = 30.0, 900.0
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 30.0, 300.0
 
 
 class Bluegen:
@@ -74,6 +74,7 @@ class Bluegen:
         )
         self._telemetry = Telemetry(self._account, device)
         self._listed = self._swept = False
+        self._lead = timedelta(seconds=device.delivery_lead_s)
         self._read_every_s = device.poll_s
         # Five tries in the first quarter of an hour (reference: devices §1.9, class B).
         self.backoff_s = (min(_FIRST_RETRY_S, device.poll_s), _LONGEST_RETRY_S)
@@ -124,7 +125,7 @@ class Bluegen:
     async def apply(self, command: Command, memory: Memory) -> Outcome:
         """Make the unit follow a profile, or give it back what it followed before."""
         kept = recall(memory)
-        self._must_agree()
+        await self._must_agree()
         match command:
             case Profile(points=points):
                 self._must_be_ours(kept)
@@ -149,8 +150,8 @@ class Bluegen:
         assigned = reading.profile_id is not None and reading.profile_id == kept.assigned_pid
         return assigned and kept.told == points
 
-    def _must_agree(self) -> None:
-        if not self._account.eula_accepted:
+    async def _must_agree(self) -> None:
+        if not await self._account.has_agreed():
             raise Excluded(
                 "the EULA is not accepted: accept it on the customer website",
                 retry_s=_EULA_AGAIN_S,
@@ -177,8 +178,9 @@ class Bluegen:
 
     async def _follow(self, points: Points, kept: Kept) -> Outcome:
         await self._read_limits(kept)
-        if abs(self._account.skew_s) > _MOST_SKEW_S:
-            raise Stopped(f"our clock is {self._account.skew_s:.0f} s off the service's: no writes")
+        if abs(self._account.skew_s) > MOST_SKEW_S:
+            again_s = min(CLOCK_AGAIN_S, self._device.poll_s)
+            raise Stopped(f"{self._account.skew}: no writes", retry_s=again_s)
         limits = self._limits(kept)
         if not _fits(points, limits):
             return self._outdated(kept, "the unit's limits have changed")
@@ -202,7 +204,7 @@ class Bluegen:
                 return self._outdated(kept, "another profile was assigned meanwhile")
         elif assigned is not None and await self._slots.points(assigned) == points:
             kept.assigned(assigned, points, self._clock())
-            return self._outcome(Result.CONFIRMED, kept)
+            return self._seen(True, kept)
         target = next((slot for slot in kept.slots if slot != assigned), kept.slots[0])
         if await self._slots.points(target) != points:
             await self._slots.write(target, points)
@@ -212,14 +214,15 @@ class Bluegen:
             kept.assigned(target, points, self._clock())
         else:
             kept.let_go()
-        return self._outcome(Result.CONFIRMED if seen else Result.ACCEPTED, kept)
+        return self._seen(seen, kept)
 
     async def _correct(self, refusal: Refusal, kept: Kept) -> Outcome:
         """Class C: once, with the limits read anew and steps that are 5 % smaller."""
-        if kept.ramp < 1.0:
+        if kept.corrected:
             raise Stopped(f"{refusal}, also with smaller steps")
         await self._read_limits(kept)
-        kept.ramp = _SMALLER_STEPS
+        kept.corrected = True
+        kept.ramp *= _SMALLER_STEPS
         return self._outdated(kept, str(refusal))
 
     async def _give_back(self, kept: Kept) -> Outcome:
@@ -227,19 +230,19 @@ class Bluegen:
         kept.slots = await self._slots.find()
         assigned = await self._slots.assigned()
         if assigned not in kept.slots:
-            return self._outcome(Result.CONFIRMED, kept)
+            return self._seen(True, kept)
         if kept.original_pid is not None and self._device.restore == "original":
             try:
                 await self._slots.assign(kept.original_pid)
             except Refusal as refusal:
-                if refusal.kind not in (Kind.STOP, Kind.BUG):
+                there = kept.original_pid in (await self._slots.all()).values()
+                if there or refusal.kind not in (Kind.STOP, Kind.BUG):
                     raise
+                # It may be there again the next time, so it is not forgotten.
                 log.warning("bluegen.original_gone", profile=kept.original_pid, reason=str(refusal))
-                kept.original_pid = None
             else:
                 kept.let_go()
-                seen = await self._slots.assigned() == kept.original_pid
-                return self._outcome(Result.CONFIRMED if seen else Result.ACCEPTED, kept)
+                return self._seen(await self._slots.assigned() == kept.original_pid, kept)
         await self._read_limits(kept)
         base_w = self._base_w(self._limits(kept))
         kept.resting = True
@@ -344,11 +347,18 @@ class Bluegen:
             found.append(f"another profile was assigned by others at {kept.foreign[-1]:%H:%M}Z")
         if kept.follows is False and kept.told_at is not None:
             found.append(f"its output does not show the profile assigned at {kept.told_at:%H:%M}Z")
+        if kept.unseen_since is not None and self._clock() - kept.unseen_since > 2 * self._lead:
+            found.append(f"what it was told at {kept.unseen_since:%H:%M}Z was never assigned to it")
         if self._telemetry.folded(kept):
             found.append(f"its week does not seem to begin on {kept.folded_from}: days are folded")
         if abs(self._account.skew_s) > _ALARM_SKEW_S:
-            found.append(f"our clock is {self._account.skew_s:.0f} s off the service's")
+            found.append(self._account.skew)
         return "; ".join(found) or None
+
+    def _seen(self, seen: bool, kept: Kept) -> Outcome:
+        """Say whether what was assigned was read back; remember since when it is not."""
+        kept.unseen_since = None if seen else kept.unseen_since or self._clock()
+        return self._outcome(Result.CONFIRMED if seen else Result.ACCEPTED, kept)
 
     def _outcome(self, result: Result, kept: Kept) -> Outcome:
         return Outcome(result=result, memory=kept.memory())

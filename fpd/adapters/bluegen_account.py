@@ -11,16 +11,16 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any, TypeVar
 
 import structlog
 
-from fpd.adapters.bluegen_errors import Kind, Refusal, classify
+from fpd.adapters.bluegen_errors import Kind, Refusal, classify, named
 from fpd.adapters.bluegen_password import encrypted
-from fpd.adapters.bluegen_quota import Quota
+from fpd.adapters.bluegen_quota import Quota, Tries
 from fpd.adapters.device import Clock, Ledger, Tally, Unreachable
 from fpd.adapters.http import DeviceHttp, Reply
 from fpd.config import BluegenDevice
@@ -37,8 +37,10 @@ _TOO_MANY_ATTEMPTS_S = 6 * 3600.0
 _UNTIL_RESTART_S = 30 * 86400.0
 _AFTER_RESTART_S = 15 * 60.0
 _QUOTA_PROBE_S = 3600.0
-_KEY_AGAIN_S = 3600.0
+_KEY_AGAIN_S = _EULA_AGAIN_S = _LOGIN_AGAIN_S = 3600.0
 _SKEW_TOLD_S = 30.0
+MOST_SKEW_S, CLOCK_AGAIN_S = 300.0, 300.0
+_LOGIN, _BAD_REQUEST = "login", 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Account:
         self.quota = Quota(
             clock, configured=device.quota_per_day, reset_hour=device.quota_reset_hour
         )
+        self._tries = Tries(clock, self.quota)
         self._device = device
         self._http = http
         self._clock = clock
@@ -109,15 +112,26 @@ class Account:
 
     async def _as_customer(self, method: str, path: str, body: bytes) -> Reply:
         """Send with a token; one that is refused is renewed once (class A)."""
-        await self.recall()
-        await self._check_block()
-        token = await self._logged_in()
+        token = await self._ready()
         reply = await self._send(method, path, body, token)
         if not reply.ok and classify(reply.status, reply.text)[0] is Kind.RELOGIN:
+            self._tries.failed()
             if self._token == token:
                 self._token = None
             reply = await self._send(method, path, body, await self._logged_in())
         return await self._judged(reply, f"{method} {path}")
+
+    async def has_agreed(self) -> bool:
+        """Tell whether the customer has agreed to the EULA, as the last login said."""
+        await self._ready()
+        return self.eula_accepted
+
+    async def _ready(self) -> str:
+        """Return a token to send with. Raises DeviceFault while nothing is to be sent."""
+        await self.recall()
+        await self._check_block()
+        self._tries.check()
+        return await self._logged_in()
 
     async def _logged_in(self) -> str:
         """Return a token that is valid for a while. Whoever comes meanwhile waits and shares it."""
@@ -131,16 +145,22 @@ class Account:
     async def _log_in(self) -> None:
         credentials = {"username": self._device.username, "password": await self._password()}
         reply = await self._send("POST", "/customer/login", _encoded(credentials), None)
-        await self._judged(reply, "login")
+        await self._judged(reply, _LOGIN)
         received = asyncio.get_running_loop().time()
         try:
             login = bluegen_answers.login(reply.json(), now=self._clock())
         except Malformed as error:
+            if named(reply.text):
+                # Refused, though with a status that says otherwise.
+                await self._judged(replace(reply, status=_BAD_REQUEST), _LOGIN)
             raise Unreachable(str(error)) from None
         life_s = self._device.token_default_s if login.life_s is None else login.life_s
         self._token = login.token
         # A token shorter than the margin is used for half its life, not renewed at each request.
         self._renew_at = received + max(life_s - self._device.token_margin_s, life_s / 2)
+        if not login.eula_accepted:
+            # Only a login tells that the customer has agreed meanwhile.
+            self._renew_at = min(self._renew_at, received + _EULA_AGAIN_S)
         self.eula_accepted = login.eula_accepted
         self._compare_clocks(login.issued_at)
         log.info("bluegen.logged_in", life_s=life_s, eula_accepted=login.eula_accepted)
@@ -159,7 +179,8 @@ class Account:
                     f"needs_password: the service's key was issued on {issued_on}, the stored "
                     f"password belongs to that of {device.key_issued_on}: run fpd bluegen encrypt"
                 )
-                raise await self._stop(Kind.ACCOUNT, reason, _KEY_AGAIN_S)
+                # No stop to remember: no login was refused, and the configuration may be mended.
+                raise Refusal(Kind.ACCOUNT, reason, retry_s=_KEY_AGAIN_S)
             return device.password
         try:
             return encrypted(device.password, key, device.rsa_padding)
@@ -182,7 +203,11 @@ class Account:
         if method == "POST" and self._device.send_content_md5:
             digest = hashlib.md5(body, usedforsecurity=False).digest()
             headers["Content-MD5"] = base64.b64encode(digest).decode()
-        reply = await self._http.request(method, path, headers=headers, body=body)
+        try:
+            reply = await self._http.request(method, path, headers=headers, body=body)
+        except Unreachable:
+            self._tries.failed()
+            raise
         self._compare_clocks(_date(reply.date))
         if classify(reply.status, reply.text)[0] is Kind.QUOTA:
             if self._block is None or self._block.kind is not Kind.QUOTA:
@@ -195,9 +220,18 @@ class Account:
         kind, said = classify(reply.status, reply.text)
         match kind:
             case Kind.DONE:
+                self._tries.succeeded()
                 return reply
             case Kind.LATER:
+                self._tries.failed()
                 raise Unreachable(said)
+            case Kind.BUG | Kind.STOP if abs(self.skew_s) > MOST_SKEW_S:
+                # Dates that are wrong are refused, whatever that is called.
+                raise Refusal(kind, f"{said}: {self.skew}", retry_s=CLOCK_AGAIN_S)
+            case Kind.RELOGIN | Kind.BUG | Kind.STOP if what == _LOGIN:
+                # Interpretation: a login that is refused without a documented name may count as
+                # a wrong password, so it is not tried as often as a request.
+                raise await self._stop(kind, f"{said} at login", _LOGIN_AGAIN_S)
             case Kind.RELOGIN:
                 raise await self._stop(kind, f"{said} again after a new login", _REFUSED_TWICE_S)
             case Kind.ACCOUNT:
@@ -308,6 +342,11 @@ class Account:
     def stopped(self) -> str | None:
         """Why nothing is asked now, None if it is."""
         return None if self._block is None else self._block.reason
+
+    @property
+    def skew(self) -> str:
+        """How far the clocks are apart, in words."""
+        return f"our clock is {self.skew_s:.0f} s off the service's"
 
     def _compare_clocks(self, theirs: datetime | None) -> None:
         """Note how far our clock is ahead of the service's: a wrong one would shift the week."""

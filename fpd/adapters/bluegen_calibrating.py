@@ -75,7 +75,7 @@ class CalibratingBluegen(Bluegen):
     async def calibrate(self, experiment: Experiment, memory: Memory) -> Outcome:
         """Write and assign the week of dips that shows how the unit reads profiles."""
         kept = recall(memory)
-        self._must_agree()
+        await self._must_agree()
         kept.resting = False
         limits = self._limits(kept)
         outcome = await self._follow(calibration.points(experiment, limits), kept)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fpd.adapters.device import DeviceFault, Health
-from fpd.domain.bluegen_errors import Kind, classify
+from fpd.domain.bluegen_errors import Kind, classify, named
 
-__all__ = ["Kind", "Refusal", "classify"]
+__all__ = ["Kind", "Refusal", "classify", "named"]
 
 _HEALTH = {Kind.LATER: Health.UNAVAILABLE, Kind.QUOTA: Health.RATIONED}
 

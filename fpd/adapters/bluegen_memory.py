@@ -40,6 +40,7 @@ class Kept(msgspec.Struct, kw_only=True, omit_defaults=True):
     `slots`: our own profiles. `original_pid`: the last profile of somebody else that the unit
     had, to be given back. `assigned_pid`: ours that was assigned and read back point by point;
     `resting`: only because there was nothing to give back.
+    `unseen_since`: since when what it was told cannot be read back.
     `told`, `told_at`, `before`: its points, since when, and those that the unit had until then
     (of a profile that is not ours, what it made of them: `output_w` at last).
     `follows`, `differed`: whether the output shows them, and how often in a row it did not.
@@ -47,13 +48,15 @@ class Kept(msgspec.Struct, kw_only=True, omit_defaults=True):
     `foreign`: when others assigned a profile while ours was in force.
     `idle_since`: since when it exports nothing. `facts_at`: when its version and place were read.
     `findings`, `found_at`: what the last experiment told.
-    `ramp`: share of the documented steps that the service lets us use.
+    `ramp`: share of the documented steps that the service lets us use; `corrected`: it was made
+    smaller for what is to be sent.
     """
 
     slots: tuple[int, ...] = ()
     original_pid: int | None = None
     assigned_pid: int | None = None
     resting: bool = False
+    unseen_since: datetime | None = None
     told: Points | None = None
     told_at: datetime | None = None
     before: Points | None = None
@@ -63,6 +66,7 @@ class Kept(msgspec.Struct, kw_only=True, omit_defaults=True):
     foreign: tuple[datetime, ...] = ()
     swept_at: datetime | None = None
     ramp: float = 1.0
+    corrected: bool = False
     limits: UnitLimits | None = None
     limits_at: datetime | None = None
     current_at: datetime | None = None
@@ -79,6 +83,7 @@ class Kept(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def assigned(self, profile_id: int, points: Points, now: datetime) -> None:
         """Ours is assigned and was read back; what follows must show in the output."""
+        self.corrected = False
         if self.assigned_pid == profile_id and self.told == points:
             return
         self.before = self.told

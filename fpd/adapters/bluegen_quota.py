@@ -6,12 +6,16 @@ at all once what is left is needed for commands and for a login each hour.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+
+from fpd.adapters.device import Unreachable
 
 _STRETCH_FROM, _TELEMETRY_UNTIL = 0.8, 0.95
 _FOR_A_UNIT = 20  # requests: two changes of its profile
 _LEARNED_SHARE = 0.9
+_TRIES_FOR, _QUICK_TRIES, _TRIES_APART = timedelta(hours=1), 10, timedelta(minutes=6)
 
 
 class Quota:
@@ -93,3 +97,39 @@ class Quota:
     def _roll(self) -> None:
         if self.day != self._day:
             self._day, self.requests = self.day, 0
+
+
+class Tries:
+    """Failed requests of an account: at most 20 an hour for each of its units.
+
+    The first ten of an hour come as quickly as the backoff of whoever tries says, the others six
+    minutes apart, so that what is mended is found out soon.
+    """
+
+    def __init__(self, clock: Callable[[], datetime], quota: Quota) -> None:
+        self._clock = clock
+        self._quota = quota
+        self._failed_at: deque[datetime] = deque()
+        self._failing = False
+
+    def failed(self) -> None:
+        self._failed_at.append(self._clock())
+        self._failing = True
+
+    def succeeded(self) -> None:
+        """What comes next is no try of what has failed."""
+        self._failing = False
+
+    def check(self) -> None:
+        """Raise Unreachable if the next try is not due yet."""
+        now, units = self._clock(), max(len(self._quota.units), 1)
+        while self._failed_at and not timedelta(0) <= now - self._failed_at[0] < _TRIES_FOR:
+            self._failed_at.popleft()
+        if not self._failing or len(self._failed_at) < _QUICK_TRIES * units:
+            return
+        wait = self._failed_at[-1] + _TRIES_APART / units - now
+        if wait > timedelta(0):
+            raise Unreachable(
+                f"{len(self._failed_at)} requests have failed within an hour",
+                retry_s=wait.total_seconds(),
+            )

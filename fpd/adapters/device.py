@@ -119,6 +119,7 @@ class Reading:
     discarded: int = 0
     recent: tuple[tuple[datetime, float], ...] = ()
     undone: tuple[datetime, ...] = ()
+    untaken: str | None = None
     samples: tuple[Sample, ...] = ()
     memory: Memory = field(default_factory=dict)
 

@@ -33,13 +33,14 @@ from fpd.adapters.device import (
 )
 from fpd.adapters.lenient import mapping
 from fpd.adapters.myems_api import Myems, filled
-from fpd.adapters.myems_keys import TOGETHER, cautions
+from fpd.adapters.myems_errors import Untimed
+from fpd.adapters.myems_keys import TOGETHER, ability, cautions
 from fpd.adapters.myems_keys import MyemsDevice as Config
+from fpd.adapters.myems_limit import Limit
 from fpd.adapters.myems_meter import View
-from fpd.adapters.myems_reports import realtime
+from fpd.adapters.myems_reports import Rows, realtime
 from fpd.adapters.myems_server import ServerClock, server
 from fpd.adapters.myems_time import strange
-from fpd.adapters.storage_keys import storage
 from fpd.errors import Unavailable
 
 log = structlog.get_logger()
@@ -47,13 +48,14 @@ log = structlog.get_logger()
 _WATTS = {"W": Decimal(1), "kW": Decimal(1000)}
 _FOLLOWS_WITHIN_SHARE = 0.1
 _AGAIN_S = 900.0
+_COMMAND_GOOD_FOR = timedelta(seconds=60)
 
 
 class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`taken`: it is ours until released; `told`: until it was seen to be neutral after that.
 
     `payload`: mark of the command as it was seen last. `at`, `power_w`, `soc`: the last values,
-    for when a poll lacks them.
+    for when a poll lacks them. `limit`: of a device whose values are limits.
     """
 
     taken: bool = False
@@ -62,6 +64,7 @@ class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
     at: datetime | None = None
     power_w: float | None = None
     soc: float | None = None
+    limit: Limit = msgspec.field(default_factory=Limit)
 
 
 class MyemsDevice:
@@ -81,28 +84,38 @@ class MyemsDevice:
         self._server: Myems = server(device, wiring)
         self._server_clock = ServerClock(self._server, device.utc_offset, wiring.clock)
         self._view = None if device.meter_id is None else View(self._server, device.meter_id)
-        self._neutral = Decimal(str(device.neutral))
+        self._neutral = self._value(device.rest_w or 0)
+        if device.neutral is not None:
+            self._neutral = Decimal(str(device.neutral))
+        self._untimed: str | None = None
+        self._looked: tuple[datetime, str | None] | None = None
 
     async def read(self, memory: Memory) -> Reading:
         """Read the points. One that is missing once keeps its last value until that is stale."""
         kept = recalled(memory, _Memory) or _Memory()
-        latest = await self._server.point_values()
         now = self._clock()
-        soc = latest.get(self._device.soc_point_id or 0)
+        found, soc = await self._look(now)
         kept.soc = kept.soc if soc is None else float(soc)
-        found = await self._power(latest, now)
         if found is not None:
             kept.at, kept.power_w = found[0], float(self._delivered(found[1]))
             neutral_w = float(self._by_command(self._neutral))
-            if not kept.taken and self._is_near(kept.power_w, neutral_w):
+            if not kept.taken and self._follows(kept.power_w, neutral_w):
                 kept.told = False
-        trouble = self._absent(kept, now) or await self._unfit(kept)
+            if self._device.at_most:
+                kept.limit.saw(kept.power_w, tolerance_w=self._device.tolerance_w)
+        trouble = self._untimed or self._absent(kept, now) or await self._unfit(kept)
+        least_w, most_w = None, None
+        if self._device.at_most and self._device.rest_w is not None:
+            least_w, most_w = kept.limit.bounds(self._device.rest_w)
         return Reading(
             at=kept.at or now,
             output_w=kept.power_w,
             soc=kept.soc,
+            least_w=least_w,
+            most_w=most_w,
             dispatchable=trouble is None,
             detail=trouble,
+            notice=self._server.notice,
             samples=() if found is None else (self._sample(kept, found[0]),),
             memory=mapping(msgspec.to_builtins(kept)),
         )
@@ -112,11 +125,11 @@ class MyemsDevice:
         kept = recalled(memory, _Memory) or _Memory()
         match command:
             case Setpoint(power_w=power_w):
-                await self._send(self._value(power_w))
+                await self._send(self._asked(power_w, kept.limit))
                 kept.taken = kept.told = True
             case Release():
                 await self._send(self._neutral)
-                kept.taken = False
+                kept.taken, kept.limit.told_w = False, None
             case Profile():
                 raise Stopped("a device behind MyEMS follows setpoints, not profiles")
         return Outcome(result=Result.ACCEPTED, memory=mapping(msgspec.to_builtins(kept)))
@@ -127,45 +140,65 @@ class MyemsDevice:
         A device may clamp: what it does beyond the tolerance is no confirmation. What its owner
         has it do before us, and after it was seen to be neutral, is not ours to judge.
         """
+        kept = recalled(reading.memory, _Memory) or _Memory()
+        if self._device.at_most:
+            power_w, tolerance_w = reading.output_w, self._device.tolerance_w
+            return power_w is not None and kept.limit.kept(power_w, tolerance_w=tolerance_w)
+        wanted_w = float(self._by_command(self._neutral))
         if isinstance(command, Setpoint):
             wanted_w = float(command.power_w)
-        else:
-            wanted_w = float(self._by_command(self._neutral))
-            if not (recalled(reading.memory, _Memory) or _Memory()).told:
-                return True
-        return reading.output_w is not None and self._is_near(reading.output_w, wanted_w)
+        elif not kept.told:
+            return True
+        return reading.output_w is not None and self._follows(reading.output_w, wanted_w)
 
-    def _is_near(self, power_w: float, wanted_w: float) -> bool:
+    def _follows(self, power_w: float, wanted_w: float) -> bool:
         allowed_w = max(float(self._device.tolerance_w), _FOLLOWS_WITHIN_SHARE * abs(wanted_w))
         return abs(power_w - wanted_w) <= allowed_w
 
-    async def _power(
-        self, latest: dict[int, Decimal], now: datetime
-    ) -> tuple[datetime, Decimal] | None:
-        """Return the power as the point has it and when that was, None if it is not there.
+    async def _look(self, now: datetime) -> tuple[tuple[datetime, Decimal] | None, Decimal | None]:
+        """Return the power as the point has it, with its time, and the state of charge, if there.
 
         Interpretation: a latest value has no time, so it is taken to be of now; with `meter_id`
-        its time is known.
+        its time is known. Where that cannot be relied on the latest value has to do, so that the
+        device can be given back; it is told nothing else then.
         """
-        if self._view is None:
-            value = latest.get(self._device.point_id)
-            return None if value is None else (now, value)
+        device = self._device
+        timed: dict[int, Rows] = {}
+        self._untimed = None
+        if self._view is not None:
+            try:
+                timed = await self._of_meter(self._view, now)
+            except Untimed as fault:
+                self._untimed = str(fault)
+        latest: dict[int, Decimal] = {}
+        if not timed or (device.soc_point_id and not timed.get(device.soc_point_id)):
+            latest = await self._server.point_values()
+        charge = timed.get(device.soc_point_id or 0)
+        soc = charge[-1][1] if charge else latest.get(device.soc_point_id or 0)
+        if not timed:
+            value = latest.get(device.point_id)
+            return (None if value is None else (now, value)), soc
+        rows = timed[device.point_id]
+        return (rows[-1] if rows else None), soc
+
+    async def _of_meter(self, view: View, now: datetime) -> dict[int, Rows]:
+        """Return the rows of the meter's points of the last hour, the power's among them."""
         assert self._device.meter_id is not None
         offset = await self._server_clock.offset()
         said = realtime(await self._server.meter_realtime(self._device.meter_id), offset)
         wrong = strange(said.stamps, now=now)
         if wrong is not None:
-            raise Stopped(wrong, retry_s=60.0)
-        await self._view.look(said.names, [self._device.point_id], now=now)
-        columns = zip(self._view.layout.columns, said.columns, strict=True)
-        rows = next((c.rows for i, c in columns if i == self._device.point_id), None)
-        if rows is None:
-            raise Stopped(
+            raise Untimed(wrong, retry_s=60.0)
+        await view.look(said.names, [self._device.point_id], now=now)
+        columns = zip(view.layout.columns, said.columns, strict=True)
+        found = {point_id: column.rows for point_id, column in columns if point_id is not None}
+        if self._device.point_id not in found:
+            raise Untimed(
                 f"meter {self._device.meter_id} does not have point {self._device.point_id}, or "
                 "several are called like it",
                 retry_s=_AGAIN_S,
             )
-        return rows[-1] if rows else None
+        return found
 
     def _absent(self, kept: _Memory, now: datetime) -> str | None:
         point = f"point {self._device.point_id}"
@@ -176,6 +209,13 @@ class MyemsDevice:
         return None
 
     async def _unfit(self, kept: _Memory) -> str | None:
+        """Say why the command cannot be used, as it was seen a minute ago at most."""
+        now = self._clock()
+        if self._looked is None or now - self._looked[0] >= _COMMAND_GOOD_FOR:
+            self._looked = now, await self._trouble_of_command(kept)
+        return self._looked[1]
+
+    async def _trouble_of_command(self, kept: _Memory) -> str | None:
         """Say why the command cannot be used, and warn when it is another one than before."""
         command = await self._server.command(self._device.command_id)
         topic, payload = command.topic or "", command.payload or ""
@@ -202,6 +242,12 @@ class MyemsDevice:
                 "another neutral"
             )
         return None
+
+    def _asked(self, power_w: int, limit: Limit) -> Decimal:
+        """Return what to send for a power; of a limit that would not bind, what sets free."""
+        if self._device.at_most and limit.tell(power_w) is None:
+            return self._neutral
+        return self._value(power_w)
 
     def _value(self, power_w: int) -> Decimal:
         """Return the command's value for a power, discharge positive, W."""
@@ -247,5 +293,5 @@ class MyemsDevice:
 
 
 TYPE: Final = DeviceType(
-    keys=Config, adapter=MyemsDevice, ability=storage, together=TOGETHER, cautions=cautions
+    keys=Config, adapter=MyemsDevice, ability=ability, together=TOGETHER, cautions=cautions
 )

@@ -8,6 +8,7 @@ import asyncio
 import re
 import string
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -15,11 +16,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
+import structlog
 
-from fpd.adapters.device import Stopped, Unreachable
+from fpd.adapters.device import Clock, Stopped, Unreachable
 from fpd.adapters.http import DeviceHttp, Reply
 from fpd.adapters.lenient import printable
-from fpd.adapters.myems_errors import LostSession, Missing, Refused, check
+from fpd.adapters.myems_errors import KeyRefused, LostSession, Missing, Refused, check
 from fpd.adapters.myems_session import Session
 from fpd.adapters.myems_shapes import (
     Category,
@@ -44,9 +46,12 @@ _ACCEPT = {"Accept": "application/json"}
 _VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
 _DAY_H = 24
 _AGAIN_S = 900.0
+_KEY_RESTS = timedelta(minutes=5)
 _FORGETS_ZERO = ((3, 4, 0), (4, 0, 0))  # from and before these versions
 
 Release = tuple[int, int, int]
+
+log = structlog.get_logger()
 
 
 class Access(StrEnum):
@@ -57,16 +62,42 @@ class Access(StrEnum):
     ADMIN = "admin"
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, whoever makes it."""
+
+    method: str
+    path: str
+    body: bytes
+    content_type: str
+
+    @property
+    def what(self) -> str:
+        return f"{self.method} {self.path.partition('?')[0]}"
+
+
 class Myems:
-    """One server. Every method raises DeviceFault; `most` requests are under way at once."""
+    """One server. Every method raises DeviceFault; `most` requests are under way at once.
+
+    Where the API key is refused the account reads in its place, if there is one, so that what was
+    told a device can still be seen and taken back.
+    """
 
     def __init__(
-        self, http: DeviceHttp, session: Session, *, api_key: str | None, most: int
+        self,
+        http: DeviceHttp,
+        session: Session,
+        *,
+        api_key: str | None,
+        most: int,
+        clock: Clock,
     ) -> None:
         self._http = http
         self._session = session
         self._api_key = api_key
         self._turns = asyncio.Semaphore(most)
+        self._clock = clock
+        self._refused: tuple[datetime, str] | None = None
         self._version: Release | None = None
 
     @property
@@ -74,41 +105,71 @@ class Myems:
         """Whether there is an administrator's account to use."""
         return self._session.possible
 
+    @property
+    def notice(self) -> str | None:
+        """What the operator should mend though everything works: the API key is refused."""
+        return None if self._refused is None else f"{self._refused[1]}; the account reads instead"
+
     async def close(self) -> None:
         await self._session.close()
 
     async def call(
-        self, method: str, path: str, body: bytes = b"", *, access: Access = Access.ADMIN
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        access: Access = Access.ADMIN,
+        content_type: str = "application/json",
     ) -> Reply:
         """Ask once; a session that has ended is replaced once. The answer is a success."""
-        if access is Access.KEY and self._api_key is None:
-            access = Access.ADMIN
-        what = f"{method} {path.partition('?')[0]}"
-        if access is Access.ADMIN:
-            headers = await self._session.headers()
+        asked = _Asked(method, path, body, content_type)
+        if access is Access.OPEN:
+            return await self._ask(asked, {})
+        if access is Access.KEY and self._api_key is not None and not self._key_rests:
             try:
-                return await self._ask(method, path, body, headers, what)
-            except LostSession:
-                self._session.lost(headers)
-            headers = await self._session.headers()
-            return await self._ask(method, path, body, headers, what)
-        key = self._api_key if access is Access.KEY else None
-        return await self._ask(method, path, body, {} if key is None else {"API-Key": key}, what)
+                reply = await self._ask(asked, {"API-Key": self._api_key})
+            except KeyRefused as refused:
+                if not self.has_account:
+                    raise
+                self._note_refusal(str(refused))
+            else:
+                self._refused = None
+                return reply
+        return await self._ask_as_admin(asked)
+
+    @property
+    def _key_rests(self) -> bool:
+        """Whether the key was refused a moment ago."""
+        return self._refused is not None and self._clock() - self._refused[0] < _KEY_RESTS
+
+    def _note_refusal(self, why: str) -> None:
+        if self._refused is None:
+            log.warning("myems.api_key_refused", reason=why)
+        self._refused = (self._clock(), why)
+
+    async def _ask_as_admin(self, asked: _Asked) -> Reply:
+        headers = await self._session.headers()
+        try:
+            return await self._ask(asked, headers)
+        except LostSession:
+            self._session.lost(headers)
+        return await self._ask(asked, await self._session.headers())
 
     async def get(self, path: str, *, access: Access = Access.KEY) -> Any:
         """Return a list or an object, numbers exact."""
         reply = await self.call("GET", path, access=access)
         return await decoded(reply, f"GET {path.partition('?')[0]}")
 
-    async def _ask(
-        self, method: str, path: str, body: bytes, headers: Mapping[str, str], what: str
-    ) -> Reply:
+    async def _ask(self, asked: _Asked, headers: Mapping[str, str]) -> Reply:
         sent = {**_ACCEPT, **headers}
-        if body:
-            sent["Content-Type"] = "application/json"
+        if asked.body:
+            sent["Content-Type"] = asked.content_type
         async with self._turns:
-            reply = await self._http.request(method, path, headers=sent, body=body)
-        check(reply, what)
+            reply = await self._http.request(
+                asked.method, asked.path, headers=sent, body=asked.body
+            )
+        check(reply, asked.what)
         return reply
 
     # what there is
@@ -277,7 +338,8 @@ class Myems:
         """Set an offline meter's total of a day (YYYY-MM-DD), in its unit.
 
         MyEMS deletes the day first and checks its limits afterwards, so they are checked here
-        before anything is sent. Raises Stopped when the total is outside them.
+        before anything is sent; one that has no high limit takes nothing but 0. Raises Stopped
+        when the total is outside them.
         """
         meters = {meter.id: meter for meter in await self.offline_meters()}
         meter = meters.get(offline_meter_id)
@@ -285,8 +347,8 @@ class Myems:
             raise Missing(f"there is no offline meter {offline_meter_id}")
         hourly = total / _DAY_H
         low = max(meter.hourly_low_limit or Decimal(0), Decimal(0))
-        high = meter.hourly_high_limit
-        if total < 0 or hourly < low or (high is not None and hourly > high):
+        high = meter.hourly_high_limit or Decimal(0)
+        if total < 0 or not low <= hourly <= high:
             raise Stopped(f"{plain(total)} a day is outside the limits of offline meter {meter.id}")
         body = msgspec.json.encode(
             {"meter": offline_meter_id, "value": [[day, plain(total)]]}  # without `data`

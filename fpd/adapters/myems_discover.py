@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -165,32 +165,79 @@ def _limits(point: Point) -> dict[str, float]:
 
 
 def devices(site: Site, *, base_url: str) -> Rows:
-    """Return a [[device]] for each battery that has a command bound to it and shows its power."""
+    """Return a [[device]] for each part that has a command bound to it and shows its power."""
     found = [
-        _device(site, part, command, base_url)
+        _device(site, kind, part, command, base_url)
         for family, owner_id, kind, part in site.parts
-        if kind == "batteries" and part.power_point is not None
-        for command in _commands_of(site, family, owner_id, part)[:1]
+        if kind in _ABILITIES and part.power_point is not None
+        for command in _commands_of(site, family, owner_id, kind, part)[:1]
     ]
     # One battery may stand in a container and in a microgrid.
     return list({(row["command_id"], row["point_id"]): row for row in found}.values())
 
 
-def _commands_of(site: Site, family: str, owner_id: int, part: Part) -> list[Command]:
-    """Return the commands of a battery's meters, else of its owner, that take a value."""
-    meters = [ref.id for ref in (part.charge_meter, part.discharge_meter) if ref is not None]
+def _commands_of(site: Site, family: str, owner_id: int, kind: str, part: Part) -> list[Command]:
+    """Return the commands of a part's meters, or of a battery's owner, that take a value."""
+    meters = [r.id for r in (part.meter, part.charge_meter, part.discharge_meter) if r is not None]
     ids = [i for meter_id in meters for i in site.meter_commands.get(meter_id, ())]
-    ids += site.owner_commands.get((family, owner_id), [])
+    if kind == "batteries":
+        ids += site.owner_commands.get((family, owner_id), [])
     found = [site.commands[i] for i in dict.fromkeys(ids) if i in site.commands]
     return [command for command in found if "$s1" in (command.payload or "")]
 
 
-def _device(site: Site, part: Part, command: Command, base_url: str) -> dict[str, Any]:
+def _storing(part: Part) -> dict[str, Any]:
+    most_w = _watts(part.rated_power)
+    return {
+        "capacity_wh": int((part.rated_capacity or 0) * 1000),
+        "max_charge_w": most_w,
+        "max_discharge_w": most_w,
+        "command_positive": "charge",
+        "point_positive": "charge",
+    }
+
+
+def _giving(part: Part) -> dict[str, Any]:
+    most_w = _watts(part.rated_output_power or part.rated_power)
+    return {
+        "rest_w": most_w,
+        "max_charge_w": 0,
+        "max_discharge_w": most_w,
+        "command_positive": "discharge",
+        "point_positive": "discharge",
+    }
+
+
+def _taking(part: Part) -> dict[str, Any]:
+    most_w = _watts(part.rated_output_power or part.rated_input_power)
+    return {
+        "rest_w": -most_w,
+        "max_charge_w": most_w,
+        "max_discharge_w": 0,
+        "at_most": True,
+        "command_positive": "charge",
+        "point_positive": "charge",
+    }
+
+
+_ABILITIES: Mapping[str, Callable[[Part], dict[str, Any]]] = {
+    "batteries": _storing,
+    "generators": _giving,
+    "photovoltaics": lambda part: _giving(part) | {"at_most": True},
+    "evchargers": _taking,
+    "loads": _taking,
+    "heatpumps": _taking,
+}
+
+
+def _watts(rated_kw: Decimal | None) -> int:
+    return int((rated_kw or 0) * 1000)
+
+
+def _device(site: Site, kind: str, part: Part, command: Command, base_url: str) -> dict[str, Any]:
     assert part.power_point is not None
     point = site.points.get(part.power_point.id)
     meter = next((m for m, ids in site.meter_points.items() if part.power_point.id in ids), None)
-    most_w = int((part.rated_power or 0) * 1000)
-    unit = "kW" if "kW" in (command.description or "kW") else "W"
     row: dict[str, Any] = {
         "name": _word(part.name),
         "type": "myems",
@@ -198,14 +245,10 @@ def _device(site: Site, part: Part, command: Command, base_url: str) -> dict[str
         "username": "fpd",
         "password_file": "/etc/fpd/myems.password",
         "command_id": command.id,
-        "command_unit": unit,
-        "command_positive": "charge",
+        "command_unit": "kW" if "kW" in (command.description or "kW") else "W",
         "point_id": part.power_point.id,
         "point_unit": "W" if point is not None and point.units == "W" else "kW",
-        "point_positive": "charge",
-        "capacity_wh": int((part.rated_capacity or 0) * 1000),
-        "max_charge_w": most_w,
-        "max_discharge_w": most_w,
+        **_ABILITIES[kind](part),
     }
     if part.soc_point is not None:
         row["soc_point_id"] = part.soc_point.id

@@ -34,11 +34,20 @@ _RIGHTS = {
     "API.INVALID_PRIVILEGE": "the user is no administrator who may write",
     "API.API_KEY_NOT_FOUND": "the API key is not known",
     "API.API_KEY_HAS_EXPIRED": "the API key has expired",
+    "API.PERSONAL_TOKEN_NOT_FOUND": "the personal token is not known",
+    "API.PERSONAL_TOKEN_TIMEOUT": "the personal token has expired",
     "API.INVALID_USER_UUID": "an administrator's session is needed",
     "API.INVALID_TOKEN": "an administrator's session is needed",
 }
 
-_KEYS = frozenset({"API.API_KEY_NOT_FOUND", "API.API_KEY_HAS_EXPIRED"})
+_KEYS = frozenset(
+    {
+        "API.API_KEY_NOT_FOUND",
+        "API.API_KEY_HAS_EXPIRED",
+        "API.PERSONAL_TOKEN_NOT_FOUND",
+        "API.PERSONAL_TOKEN_TIMEOUT",
+    }
+)
 
 
 class LostSession(DeviceFault):
@@ -47,6 +56,14 @@ class LostSession(DeviceFault):
 
 class AccountRefused(Stopped):
     """The login is refused; trying again may lock the account."""
+
+
+class KeyRefused(Stopped):
+    """The API key is not known, or has expired; it may be renewed at the server."""
+
+
+class Untimed(Stopped):
+    """The server's times cannot be relied on; its latest values, which have none, still can."""
 
 
 class Missing(DeviceFault):
@@ -85,8 +102,12 @@ def _refuse(reply: Reply, what: str) -> NoReturn:
     if said in _ACCOUNT and what.endswith("/users/login"):
         raise AccountRefused(f"login refused: {_ACCOUNT[said]} ({said})", retry_s=_AGAIN_S)
     if said in _RIGHTS:
-        again_s = _KEY_AGAIN_S if said in _KEYS else _AGAIN_S
-        raise Stopped(f"{what}: {_RIGHTS[said]} ({said})", retry_s=again_s)
+        why = f"{what}: {_RIGHTS[said]} ({said})"
+        raise (
+            KeyRefused(why, retry_s=_KEY_AGAIN_S)
+            if said in _KEYS
+            else Stopped(why, retry_s=_AGAIN_S)
+        )
     if said == "API.MQTT_CONNECTION_ERROR":
         raise Unreachable(f"{what}: MyEMS cannot reach its own broker ({said})")
     if reply.status == 404 and said:

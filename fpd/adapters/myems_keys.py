@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from fpd.adapters.cautions import KEEPS_ITS_SETPOINT
-from fpd.adapters.storage_keys import SOC_IN_ORDER, StorageDevice
+from fpd.adapters.storage_keys import SOC_IN_ORDER, StorageDevice, storage
 from fpd.config_key import Together, both, key, required
+from fpd.domain.control.ability import Ability, Adjustable
+from fpd.domain.units import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MyemsDevice(StorageDevice):
+    """What stores has `capacity_wh`; a generator, a charger or a load has `rest_w` in its place."""
+
+    capacity_wh: int = key(0, "usable energy, Wh, of what stores", minimum=0, example=200000)
+    rest_w: int | None = key(
+        None,
+        "of what stores nothing: what it delivers by itself, W; what it takes is negative",
+        example=-3300,
+    )
     api_key: str | None = key(
         None, "API key for reading (default: the account)", secret=True, example="change-me"
     )
@@ -31,7 +42,14 @@ class MyemsDevice(StorageDevice):
     command_unit: Literal["W", "kW"] = key("kW", "unit of the command's value")
     command_positive: Literal["discharge", "charge"] = key("charge", "what a positive value does")
     command_step: float = key(0.1, "values are multiples of this, in command_unit", minimum=1e-6)
-    neutral: float = key(0.0, "the value that lets go of the device, in command_unit")
+    neutral: float | None = key(
+        None,
+        "the value that lets go of the device, in command_unit (default: 0, or rest_w)",
+        example=0.0,
+    )
+    at_most: bool = key(
+        False, "values are limits: to do less is to follow (a charger, a load); beside rest_w"
+    )
     point_id: int = required("the point that shows its power", minimum=1, example=14)
     point_unit: Literal["W", "kW"] = key("kW", "unit of that point")
     point_positive: Literal["discharge", "charge"] = key("charge", "what its positive values mean")
@@ -46,8 +64,28 @@ class MyemsDevice(StorageDevice):
     stale_after_s: float = key(180.0, "older readings are not trusted for control", minimum=1)
 
 
+def _rests_within(device: Mapping[str, Any]) -> bool:
+    rest_w = device["rest_w"]
+    return rest_w is None or -device["max_charge_w"] <= rest_w <= device["max_discharge_w"]
+
+
 TOGETHER: Final = (
     SOC_IN_ORDER,
+    Together(
+        frozenset({"command_id", "capacity_wh", "rest_w"}),
+        "a capacity_wh of what stores, or a rest_w of what does not",
+        lambda device: bool(device["capacity_wh"]) is (device["rest_w"] is None),
+    ),
+    Together(
+        frozenset({"rest_w", "max_charge_w", "max_discharge_w"}),
+        "a rest_w from -max_charge_w to max_discharge_w",
+        _rests_within,
+    ),
+    Together(
+        frozenset({"at_most", "rest_w"}),
+        "rest_w beside at_most",
+        lambda device: not device["at_most"] or device["rest_w"] is not None,
+    ),
     both("username", "password"),
     Together(
         frozenset({"via", "username"}),
@@ -60,6 +98,19 @@ TOGETHER: Final = (
         lambda device: device["api_key"] is not None or device["username"] is not None,
     ),
 )
+
+
+def ability(device: MyemsDevice) -> Ability:
+    """Return what the device can do."""
+    if device.rest_w is None:
+        return storage(device)
+    return Adjustable(
+        least_w=-device.max_charge_w,
+        most_w=device.max_discharge_w,
+        rest_w=device.rest_w,
+        deadband_w=device.deadband_w,
+        phases=tuple(Phase(name) for name in device.phases),
+    )
 
 
 def cautions(device: MyemsDevice) -> list[str]:

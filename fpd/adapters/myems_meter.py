@@ -45,8 +45,9 @@ class Gap(msgspec.Struct, kw_only=True):
     @property
     def progress(self) -> str:
         """How much of it is filled, for people."""
-        done = (self.since - self.began) / ((self.until - self.began) or _SLICE)
-        return f"{done:.0%} of a gap of {self.until - self.began} filled"
+        whole = (self.until - self.began) or _SLICE
+        percent = int(100 * ((self.since - self.began) / whole))
+        return f"{percent} % of a gap of {whole / _SLICE:.1f} h filled"
 
 
 class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -158,8 +159,8 @@ class MeterPoll:
         progress = None if kept.gap is None else f"meter {self._meter_id}: {kept.gap.progress}"
         return Polled(
             at=now,
-            dispatchable=not troubles,
-            detail="; ".join(troubles) or progress,
+            dispatchable=not troubles and self._server.notice is None,
+            detail="; ".join(troubles) or self._server.notice or progress,
             samples=(*earlier, *samples(values)),
             memory=mapping(msgspec.to_builtins(kept)),
             again_s=again_s,

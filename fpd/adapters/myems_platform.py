@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -11,7 +12,7 @@ from fpd.adapters.device import Clock, Memory, Source, Wiring, recalled
 from fpd.adapters.lenient import mapping
 from fpd.adapters.myems_api import Myems
 from fpd.adapters.myems_meter import MeterPoll
-from fpd.adapters.myems_reports import hours
+from fpd.adapters.myems_reports import Rows, hours
 from fpd.adapters.myems_rows import Row, Unfit, Value, samples
 from fpd.adapters.myems_server import ServerClock, server
 from fpd.adapters.platform import Polled
@@ -125,8 +126,8 @@ class PointsPoll:
         at = now - timedelta(microseconds=now.microsecond)
         return Polled(
             at=now,
-            dispatchable=not told,
-            detail="; ".join(told) or None,
+            dispatchable=not told and self._client.notice is None,
+            detail="; ".join(told) or self._client.notice,
             samples=samples({at: values}),
             memory=mapping(msgspec.to_builtins(_Points(absent=absent))),
             refused=refused,
@@ -176,8 +177,8 @@ class HourlyPoll:
         kept = recalled(memory, _Hours) or _Hours()
         offset = await self._server_clock.offset()
         now = self._clock()
-        # Hours are the server's: with +05:30 they begin at half past.
-        end = (now + offset).replace(minute=0, second=0, microsecond=0) - offset - _HOUR
+        # Hours are those of UTC, whatever the offset: with +05:30 they begin at half past there.
+        end = now.replace(minute=0, second=0, microsecond=0) - _HOUR
         since = max(kept.until or end - _FIRST_LOOK, end - _LONGEST_ASKED)
         since = min(since, end - _HOUR)
         unit, found = hours(
@@ -192,11 +193,11 @@ class HourlyPoll:
             if value is not None:
                 merged.setdefault(at, []).append(value)
         newest = max((at for at, _ in known), default=None)
-        kept.until = max(filter(None, (kept.until, newest and newest + _HOUR)), default=None)
+        kept.until = max(filter(None, (kept.until, newest and newest + _step(found))), default=None)
         return Polled(
             at=now,
-            dispatchable=unfit is None,
-            detail=unfit,
+            dispatchable=unfit is None and self._client.notice is None,
+            detail=unfit or self._client.notice,
             samples=samples(merged),
             memory=mapping(msgspec.to_builtins(kept)),
             refused=sum(value is None for _, value in values),
@@ -207,3 +208,8 @@ class HourlyPoll:
             return [Row(row, unit, kind="i") for row in self._configured], None
         except Unfit as why:
             return [], f"{self._kind} {self._meter_id}: {why}"
+
+
+def _step(rows: Rows) -> timedelta:
+    """Return what a row of an hourly report lasts: half an hour, if the server counts so."""
+    return min((later[0] - row[0] for row, later in itertools.pairwise(rows)), default=_HOUR)

@@ -9,9 +9,10 @@ from typing import Protocol
 
 import structlog
 
-from fpd.adapters.device import Clock, DeviceFault, Stopped, Unreachable, Wiring
+from fpd.adapters.device import Clock, DeviceFault, Unreachable, Wiring
 from fpd.adapters.http import CLOUD_TIMEOUT_S, DeviceHttp
 from fpd.adapters.myems_api import MOST_BYTES, Myems
+from fpd.adapters.myems_errors import Untimed
 from fpd.adapters.myems_session import Refusals, Session
 from fpd.adapters.myems_time import offset_of, shown
 
@@ -55,12 +56,20 @@ def server(account: Account, wiring: Wiring, *, most: int = 2) -> Myems:
         username=account.username,
         password=account.password,
         clock=wiring.clock,
-        refusals=Refusals(wiring.folder),
+        refusals=_refusals(key[0], account.username, wiring),
     )
-    made = Myems(http, session, api_key=account.api_key, most=most)
+    made = Myems(http, session, api_key=account.api_key, most=most, clock=wiring.clock)
     wiring.accounts[key] = made
     wiring.closers.append(made.close)
     return made
+
+
+def _refusals(base_url: str, username: str | None, wiring: Wiring) -> Refusals:
+    """Return what is known of an account's refused logins, for devices and platforms together."""
+    key = (f"myems {base_url}", username or "")
+    found = wiring.tenants.setdefault(key, Refusals(wiring.folder))
+    assert isinstance(found, Refusals)
+    return found
 
 
 class ServerClock:
@@ -77,7 +86,7 @@ class ServerClock:
         self._checked_at: datetime | None = None
 
     async def offset(self) -> timedelta:
-        """Return the offset. Raises Stopped when the server has another one."""
+        """Return the offset. Raises Untimed when the server has another one."""
         async with self._lock:
             now = self._clock()
             due = self._checked_at is None or now - self._checked_at >= _AGAIN
@@ -99,7 +108,7 @@ class ServerClock:
 
     def _judge(self, told: timedelta | None) -> None:
         if told is not None and told != self._configured:
-            raise Stopped(
+            raise Untimed(
                 f"the server's utc_offset is {shown(told)}, configured is "
                 f"{shown(self._configured)}: nothing is read",
                 retry_s=60.0,

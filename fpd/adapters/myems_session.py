@@ -31,19 +31,19 @@ _HEADERS = {"Accept": "application/json", "Content-Type": "application/json"}
 class Refusals:
     """Which logins were refused, remembered beyond the process: a restart is no new try.
 
-    Of a password two bytes of a salted hash are kept: enough to see that it was changed, and too
+    Logins of one account take turns (`turn`): what one learns keeps the others from trying. Of a
+    password two bytes of a salted hash are kept: enough to see that it was changed, and too
     little to tell what it is.
     """
 
     def __init__(self, folder: Path | None) -> None:
+        self.turn = asyncio.Lock()
         self._path = None if folder is None else folder / "myems.refused.json"
         self._known: dict[str, str] = {}
 
     def why_not(self, base_url: str, username: str, password: str) -> str | None:
         """Return why this login is not to be tried again, None if it may be."""
-        if self._path is not None and self._path.exists():
-            with suppress(OSError, ValueError, TypeError):
-                self._known |= dict(json.loads(self._path.read_text(encoding="utf-8")))
+        self._recall()
         known = self._known.get(self._account(base_url, username), "")
         mark, _, why = known.partition(" ")
         if mark != self._mark(base_url, username, password):
@@ -62,6 +62,17 @@ class Refusals:
         if self._known.pop(self._account(base_url, username), None) is not None:
             self._write()
 
+    def _recall(self) -> None:
+        """Read the file; what an operator has deleted is forgotten."""
+        if self._path is None:
+            return
+        try:
+            self._known = dict(json.loads(self._path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            self._known = {}
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("myems.refusals_unreadable", file=str(self._path), reason=str(error))
+
     def _write(self) -> None:
         if self._path is None:
             return
@@ -73,6 +84,7 @@ class Refusals:
             unfinished.rename(self._path)
         except OSError as error:
             log.warning("myems.refusal_not_kept", file=str(self._path), reason=str(error))
+            self._path = None  # it is remembered as long as the process runs
 
     def _account(self, base_url: str, username: str) -> str:
         return f"{username}@{base_url}"
@@ -103,7 +115,6 @@ class Session:
         self._lock = asyncio.Lock()
         self._held: Mapping[str, str] | None = None
         self._until: datetime | None = None
-        self._refused: str | None = None
 
     @property
     def possible(self) -> bool:
@@ -134,7 +145,11 @@ class Session:
         username, password = self._username, self._password
         if username is None or password is None:
             raise Stopped("username and password of a MyEMS administrator are not configured")
-        refused = self._refused or self._refusals.why_not(self._base_url, username, password)
+        async with self._refusals.turn:
+            return await self._try(username, password)
+
+    async def _try(self, username: str, password: str) -> Mapping[str, str]:
+        refused = self._refusals.why_not(self._base_url, username, password)
         if refused is not None:
             raise AccountRefused(refused, retry_s=900.0)
         called = "email" if "@" in username else "name"
@@ -143,9 +158,8 @@ class Session:
         try:
             check(reply, "PUT /users/login")
         except AccountRefused as fault:
-            self._refused = str(fault)
-            self._refusals.note(self._base_url, username, password, self._refused)
-            log.error("myems.login_refused", base_url=self._base_url, reason=self._refused)
+            self._refusals.note(self._base_url, username, password, str(fault))
+            log.error("myems.login_refused", base_url=self._base_url, reason=str(fault))
             raise
         if not reply.text.strip():
             raise Unreachable("PUT /users/login: 200 with an empty body")

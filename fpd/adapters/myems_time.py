@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from fpd.errors import Malformed
 
@@ -52,6 +53,11 @@ def instant(text: object, offset: timedelta) -> datetime | None:
     """Read the server's local time; None for what is none."""
     if not isinstance(text, str) or len(text) != _LENGTH:
         return None
+    return _read(text, offset)
+
+
+@lru_cache(maxsize=8192)  # all points of a cycle have one time, and each hour comes many times
+def _read(text: str, offset: timedelta) -> datetime | None:
     try:
         return datetime.fromisoformat(text).replace(tzinfo=UTC) - offset
     except (ValueError, OverflowError):

@@ -6,14 +6,14 @@ taken it is no proof where a point shows the power (reference: devices §3.3, §
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from typing import Any, Final
 
 import msgspec
 
-from fpd.adapters import reengen_units as units
 from fpd.adapters.device import (
     Command,
     DeviceType,
@@ -32,27 +32,37 @@ from fpd.adapters.device import (
 )
 from fpd.adapters.lenient import mapping
 from fpd.adapters.reengen_commands import checked, parsed
-from fpd.adapters.reengen_keys import TOGETHER, Option, ReengenDevice, adjustable, cautions
+from fpd.adapters.reengen_keys import TOGETHER, Option, ReengenDevice, ability, cautions
 from fpd.adapters.reengen_parse import Command as Listed
 from fpd.adapters.reengen_parse import Raw
 from fpd.adapters.reengen_platform import client
 from fpd.adapters.reengen_zone import in_time
+from fpd.domain import reengen_units as units
 
 _KNOWN_FOR: Final = timedelta(minutes=5)
+_KNOWN_TO_ACT: Final = timedelta(minutes=1)
 _LOOK_BACK: Final = timedelta(hours=2)
 _FOLLOWS_WITHIN_SHARE: Final = 0.1
 _KILO: Final = 1000
+_FULL: Final = 100
 
 
 class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`told_w`: what it was told last, as far as it can be told, W, since `told_at`; None: nothing,
-    or let go. `shown_w`: what the point showed last, and of when that is.
+    or let go.
     """
 
     told_w: int | None = None
     told_at: datetime | None = None
-    shown_w: float | None = None
-    shown_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Untaken:
+    """A command that the platform did not take as far as is known: of `told_w`, sent `at`."""
+
+    told_w: int | None
+    at: datetime
+    why: str
 
 
 class Reengen:
@@ -71,37 +81,48 @@ class Reengen:
         self._client = client(device, wiring)
         self._listed: Sequence[Listed] = ()
         self._listed_at: datetime | None = None
+        self._untaken: _Untaken | None = None
 
     async def read(self, memory: Memory) -> Reading:
         """Look whether the point still lists the command, and what shows the power if named."""
-        trouble = self._unfit(await self._commands())
+        trouble = self._unfit(await self._commands(_KNOWN_FOR))
         now, kept = self._clock(), recalled(memory, _Memory) or _Memory()
+        charged_at, soc, unknown = await self._charge(now)
+        trouble = trouble or unknown
+        seen: dict[datetime, dict[str, float]] = {} if soc is None else {charged_at: {"soc": soc}}
         if self._device.confirm is None:
             return Reading(
                 at=now,
                 output_w=self._told(kept),
                 dispatchable=trouble is None,
                 detail=trouble,
+                alarm=self._alarm(),
+                soc=soc,
+                samples=_samples(seen),
                 memory=memory,
             )
         at, power_w, unread = await self._shown(now)
         trouble = trouble or unread
-        kept.shown_at, kept.shown_w = at, power_w
-        sample = () if power_w is None else (Sample(at=at, instantaneous={"watts": power_w}),)
+        if power_w is not None:
+            self._look_for_untaken(kept, at, power_w)
+        if power_w is not None:
+            seen.setdefault(at, {})["watts"] = power_w
         is_older = kept.told_at is not None and at < kept.told_at
         return Reading(
             at=now,
             output_w=self._told(kept) if power_w is not None and is_older else power_w,
             dispatchable=trouble is None,
             detail=trouble,
-            samples=sample,
+            alarm=self._alarm(),
+            soc=soc,
+            samples=_samples(seen),
             memory=mapping(msgspec.to_builtins(kept)),
         )
 
     async def apply(self, command: Command, memory: Memory) -> Outcome:
         """Tell the device its power, or let go of it. Only the named point confirms a setpoint."""
         kept = recalled(memory, _Memory) or _Memory()
-        listed = await self._commands()
+        listed = await self._commands(_KNOWN_TO_ACT)
         known = next((each for each in listed if each.code == self._device.command), None)
         before_w = kept.told_w
         match command:
@@ -120,9 +141,12 @@ class Reengen:
                 self._device.point, self._device.command, parameter, listed=listed
             )
         except Unreachable as fault:
+            self._untaken = _Untaken(kept.told_w, self._clock(), f"not taken: {fault}")
+            self._listed_at = None
             if fault.retry_s is None:
-                fault = Unreachable(f"not taken: {fault}", retry_s=self._device.alone_s)
+                fault = Unreachable(self._untaken.why, retry_s=self._device.alone_s)
             raise fault from None
+        self._untaken = None
         proven = self._device.confirm is None or isinstance(command, Release)
         return Outcome(
             result=Result.CONFIRMED if proven else Result.ACCEPTED,
@@ -135,18 +159,39 @@ class Reengen:
         A row that is older than the command says nothing about it.
         """
         kept = recalled(reading.memory, _Memory) or _Memory()
-        if isinstance(command, Release) or self._device.confirm is None:
-            return (kept.told_w is None) == isinstance(command, Release)
-        if kept.told_w is None or kept.told_at is None:
+        if not isinstance(command, Setpoint):
+            return kept.told_w is None and isinstance(command, Release)
+        if kept.told_w != self._parameter(command.power_w, None)[0]:
             return False
-        if kept.shown_w is None or kept.shown_at is None:
-            return False
-        allowed_w = max(self._device.tolerance_w, _FOLLOWS_WITHIN_SHARE * abs(kept.told_w))
-        return kept.shown_at >= kept.told_at and abs(kept.shown_w - kept.told_w) <= allowed_w
+        if self._device.confirm is None:
+            return True
+        return any(
+            self._follows(sample.at, sample.instantaneous["watts"], kept.told_w, kept.told_at)
+            for sample in reading.samples
+            if "watts" in sample.instantaneous
+        )
 
-    async def _commands(self) -> Sequence[Listed]:
+    def _follows(
+        self, at: datetime, power_w: float | Decimal, told_w: int | None, told_at: datetime | None
+    ) -> bool:
+        """Tell whether what the point showed is what was told before."""
+        if told_w is None or told_at is None:
+            return False
+        allowed_w = max(self._device.tolerance_w, _FOLLOWS_WITHIN_SHARE * abs(told_w))
+        return at >= told_at and abs(float(power_w) - told_w) <= allowed_w
+
+    def _look_for_untaken(self, kept: _Memory, at: datetime, power_w: float) -> None:
+        """Know that a command was taken after all, though the platform did not say so."""
+        last = self._untaken
+        if last is not None and self._follows(at, power_w, last.told_w, last.at):
+            kept.told_w, kept.told_at, self._untaken = last.told_w, last.at, None
+
+    def _alarm(self) -> str | None:
+        return None if self._untaken is None else self._untaken.why
+
+    async def _commands(self, known_for: timedelta) -> Sequence[Listed]:
         now = self._clock()
-        if self._listed_at is None or now - self._listed_at >= _KNOWN_FOR:
+        if self._listed_at is None or now - self._listed_at >= known_for:
             self._listed = await self._client.commands(self._device.point)
             self._listed_at = now
         return self._listed
@@ -190,24 +235,51 @@ class Reengen:
 
     async def _shown(self, now: datetime) -> tuple[datetime, float | None, str | None]:
         """Return when and what the named point showed last, or why that is not known."""
-        device = self._device
+        device, point = self._device, self._device.confirm or ""
+        found = await self._latest(
+            point, device.confirm_definition, device.confirm_variant, device.confirm_index, now
+        )
+        if found is None:
+            return now, None, f"{point} has shown no power for two hours"
+        at, row = found
+        power_w, unread = self._power(row)
+        return at, power_w, unread or self._aged(point, "power", at, now)
+
+    async def _charge(self, now: datetime) -> tuple[datetime, float | None, str | None]:
+        """Return when and what the state of charge was last, %, or why that is not known."""
+        device, point = self._device, self._device.soc_point
+        if point is None:
+            return now, None, None
+        found = await self._latest(
+            point, device.soc_definition, device.soc_variant, device.soc_index, now
+        )
+        if found is None:
+            return now, None, f"{point} has shown no state of charge for two hours"
+        at, row = found
+        scale = units.factor(row.unit, "%")
+        if scale is None or row.value is None or not 0 <= row.value * scale <= _FULL:
+            return at, None, f"{point}: {row.value} {row.unit} is no state of charge in %"
+        aged = self._aged(point, "state of charge", at, now)
+        return at, None if aged else float(row.value * scale), aged
+
+    async def _latest(
+        self, point: str, definition: str, variant: str, index: int, now: datetime
+    ) -> tuple[datetime, Raw] | None:
         rows = await self._client.raw(
-            points=[device.confirm or ""],
-            definitions=[device.confirm_definition],
-            variants=[device.confirm_variant],
+            points=[point],
+            definitions=[definition],
+            variants=[variant],
             start_at=now - _LOOK_BACK,
             end_at=now + timedelta(seconds=1),
         )
-        mine = [row for row in rows if row.index in (None, device.confirm_index)]
+        mine = [row for row in rows if row.index in (None, index)]
         found = [pair for pair in in_time(mine, self._client.tz) if pair[1].value is not None]
-        if not found:
-            return now, None, f"{device.confirm} has shown no power for two hours"
-        at, row = found[-1]
-        power_w, unread = self._power(row)
-        if now - at > timedelta(seconds=device.stale_after_s):
-            since = at.isoformat(timespec="seconds")
-            unread = unread or f"{device.confirm} has shown no power since {since}"
-        return at, power_w, unread
+        return found[-1] if found else None
+
+    def _aged(self, point: str, what: str, at: datetime, now: datetime) -> str | None:
+        if now - at <= timedelta(seconds=self._device.stale_after_s):
+            return None
+        return f"{point} has shown no {what} since {at.isoformat(timespec='seconds')}"
 
     def _power(self, row: Raw) -> tuple[float | None, str | None]:
         scale = units.factor(row.unit, "W")
@@ -215,6 +287,10 @@ class Reengen:
             return None, f"{self._device.confirm}: its unit is {row.unit!r}, which is not W"
         power_w = float(row.value * scale)
         return (power_w if self._device.confirm_positive == "discharge" else -power_w), None
+
+
+def _samples(seen: Mapping[datetime, Mapping[str, float]]) -> tuple[Sample, ...]:
+    return tuple(Sample(at=at, instantaneous=values) for at, values in sorted(seen.items()))
 
 
 def chosen_option(options: Sequence[Option], power_w: int) -> Option:
@@ -238,7 +314,7 @@ def chosen_option(options: Sequence[Option], power_w: int) -> Option:
 TYPE: Final = DeviceType(
     keys=ReengenDevice,
     adapter=Reengen,
-    ability=adjustable,
+    ability=ability,
     together=TOGETHER,
     cautions=cautions,
 )

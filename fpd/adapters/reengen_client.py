@@ -177,27 +177,33 @@ class Client:
     async def put(self, rows: Sequence[Imported]) -> None:
         """Write values whether they are there or not: create, and after a failure update.
 
-        Importing is neither atomic nor idempotent by contract (reference: devices §3.3), so after
-        a failure each row goes by itself, first as an update of what may have arrived.
+        Importing is neither atomic nor idempotent by contract (reference: devices §3.3), so where
+        neither works, since some are there and some are not, each half goes by itself.
         """
-        if await self._imported(rows, "C") or await self._imported(rows, "U"):
+        refused = await self._failed(rows, "C") and await self._failed(rows, "U")
+        if refused is None:
             return
-        for row in rows:
-            if not await self._imported((row,), "U") and not await self._imported((row,), "C"):
-                raise Refused("ImportData", f"{row.point} takes neither a new value nor an update")
+        if len(rows) > 1:
+            half = len(rows) // 2
+            await self.put(rows[:half])
+            await self.put(rows[half:])
+        elif await self._failed(rows, "C") is not None:  # the first one may not have arrived
+            what = f"{rows[0].point} takes neither a new value nor an update"
+            raise Refused("ImportData", f"{what}: {refused}")
 
-    async def _imported(self, rows: Sequence[Imported], operation: Operation) -> bool:
+    async def _failed(self, rows: Sequence[Imported], operation: Operation) -> str | None:
+        """Return why the platform did not take the rows, None if it did."""
         try:
             await self.import_data([replace(row, operation=operation) for row in rows])
         except Refused as refused:
             if classify(refused.message) is Kind.PERMISSION:
                 raise
-            return False
+            return refused.message
         except Unreachable as fault:
             if operation != "C" or fault.retry_s is not None:
                 raise
-            return False
-        return True
+            return str(fault)
+        return None
 
     async def flags(self, *, points: Sequence[str], type: str, tenant: str) -> tuple[Flag, ...]:
         """GetDCData: values of the data-science table."""

@@ -39,10 +39,15 @@ class Directory:
             raise Stopped(f"the tenant has no point {code!r}: misconfigured", retry_s=again_s)
 
     async def points(self, *, anew: bool = False) -> Mapping[str, Point] | None:
-        """Return the points by code, None if the tenant may not see them. Raises DeviceFault."""
+        """Return the points by code, None if the tenant may not see them. Raises DeviceFault.
+
+        They are looked up again, too, if the platform was away: who has nothing else to ask would
+        not know that it still is.
+        """
         async with self._looking:
             patience = _SOON if anew else _DAY
-            if self._looked_at is None or self._clock() - self._looked_at >= patience:
+            is_old = self._looked_at is None or self._clock() - self._looked_at >= patience
+            if is_old or self._client.door.is_away:
                 await self._look()
             return self._points
 

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from fpd.adapters.device import Stopped, Unreachable
-from fpd.adapters.http import DeviceHttp, Reply
+from fpd.adapters.http import DeviceHttp, Reply, TooLong
 from fpd.adapters.lenient import mapping
 from fpd.adapters.reengen_errors import AGAIN_S, Kind, Refused, classify, one_line
 
@@ -26,6 +26,7 @@ log = structlog.get_logger()
 READ_RETRIES: Final = 3
 COMMAND_RETRIES: Final = 2
 _LONGEST_WAIT_S: Final = 30.0
+_NEVER_S: Final = float("-inf")
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -49,7 +50,8 @@ class _Answer:
 class Door:
     """Asks for the tenant. Raises Unreachable, Refused or Stopped; returns the rest.
 
-    `retry_after_s`: the wait before the first retry, doubled for each further one.
+    `retry_after_s`: the wait before the first retry, doubled for each further one. `is_away`: the
+    platform did not answer when it was asked last.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Door:
         retry_after_s: float = 1.0,
     ) -> None:
         self.requests = 0
+        self.is_away = False
         self.tenant = login.tenant
         self._http = http
         self._login = login
@@ -70,7 +73,9 @@ class Door:
         self._next_at = 0.0
         self._entering = asyncio.Lock()
         self._connection_id: str | None = None
-        self._permission_at = float("-inf")
+        self._proven = False
+        self._doubted_at = _NEVER_S
+        self._doubted_for = b""
         self._stopped: tuple[float, str] | None = None
 
     @property
@@ -96,39 +101,66 @@ class Door:
         encoded = _encode(body | beside)
         for attempt in range(retries):
             try:
-                return await self._once(method, encoded)
+                return await self._once(method, encoded, again=True)
             except Unreachable as fault:
                 if fault.retry_s is not None or type(fault) is not Unreachable:
                     raise
                 log.debug("reengen.again", method=method, reason=str(fault), attempt=attempt + 1)
             await asyncio.sleep(self._wait_s(attempt))
-        return await self._once(method, encoded)
+        return await self._once(method, encoded, again=False)
 
     def _wait_s(self, attempt: int) -> float:
         longest_s = min(self.retry_after_s * 2.0**attempt, _LONGEST_WAIT_S)
         return longest_s * random.uniform(0.75, 1.25)
 
-    async def _once(self, method: str, body: bytes) -> Mapping[str, Any]:
-        """Ask as the tenant; a connection id that is refused is renewed once."""
+    async def _once(self, method: str, body: bytes, *, again: bool) -> Mapping[str, Any]:
+        """Ask as the tenant; a connection id that is refused is renewed once.
+
+        `again`: it may be asked once more, so that what fails with an id in doubt is not final.
+        """
         self._check_stop()
         connection_id = await self._connected()
-        answer = await self._send(method, body, connection_id)
-        renewed = answer.kind in (Kind.LOGIN, Kind.PERMISSION) and self._may_renew(answer.kind)
-        if renewed:
-            if self._connection_id == connection_id:
-                self._connection_id = None
+        try:
+            answer = await self._send(method, body, connection_id)
+        except Unreachable:
+            self._doubt(connection_id, body)
+            raise
+        is_refused = answer.kind is Kind.LOGIN or (
+            answer.kind is Kind.PERMISSION and self._may_doubt(body)
+        )
+        if is_refused:
+            self._forget(connection_id)
             answer = await self._send(method, body, await self._connected(), renewed=True)
+        elif answer.kind is not None and self._doubt(connection_id, body) and again:
+            raise Unreachable(f"{method}: {answer.message}")
+        if answer.kind is None:
+            self._proven = True
+            if body is self._doubted_for:  # so the id it was, and may be again soon
+                self._doubted_at, self._doubted_for = _NEVER_S, b""
         return self._judged(method, answer)
 
-    def _may_renew(self, kind: Kind) -> bool:
-        """What a user may not do cannot be had by logging in again and again."""
-        if kind is Kind.LOGIN:
-            return True
-        now = asyncio.get_running_loop().time()
-        if now < self._permission_at + AGAIN_S:
+    def _doubt(self, connection_id: str, body: bytes) -> bool:
+        """Give up an id that was good and with which something failed; tell whether that was done.
+
+        Interpretation: how the platform answers an id that has expired is not documented. It may
+        do so in words that nobody foresaw, with a login page, or not at all.
+        """
+        if not self._proven or not self._may_doubt(body):
             return False
-        self._permission_at = now
+        self._forget(connection_id)
         return True
+
+    def _may_doubt(self, body: bytes) -> bool:
+        """Say so once in a while, unless that was right: else no new login helps against it."""
+        now = asyncio.get_running_loop().time()
+        if now < self._doubted_at + AGAIN_S:
+            return False
+        self._doubted_at, self._doubted_for = now, body
+        return True
+
+    def _forget(self, connection_id: str) -> None:
+        if self._connection_id == connection_id:
+            self._connection_id, self._proven = None, False
 
     def _judged(self, method: str, answer: _Answer) -> Mapping[str, Any]:
         match answer.kind:
@@ -171,20 +203,26 @@ class Door:
             headers["XConnectionId"] = connection_id
             headers["XLang"] = f"en,{self._login.tenant}"
         loop = asyncio.get_running_loop()
-        async with self._turn:
-            await asyncio.sleep(max(0.0, self._next_at - loop.time()))
-            self.requests += 1
-            try:
-                reply = await self._http.request(
-                    "POST", "/", headers=headers, body=body, usable=_is_answer
-                )
-            finally:
-                self._next_at = loop.time() + self._min_interval_s
-        return _answer(method, reply, renewed=renewed)
+        try:
+            async with self._turn:
+                await asyncio.sleep(max(0.0, self._next_at - loop.time()))
+                self.requests += 1
+                try:
+                    reply = await self._http.request(
+                        "POST", "/", headers=headers, body=body, usable=_is_answer
+                    )
+                finally:
+                    self._next_at = loop.time() + self._min_interval_s
+            answer = _answer(method, reply, renewed=renewed)
+        except Unreachable as fault:
+            self.is_away = not isinstance(fault, TooLong)
+            raise
+        self.is_away = False
+        return answer
 
     def _stop(self, reason: str) -> Stopped:
         self._stopped = (asyncio.get_running_loop().time() + AGAIN_S, reason)
-        self._connection_id = None
+        self._connection_id, self.is_away = None, True
         log.warning("reengen.stopped", tenant=self._login.tenant, reason=reason, pause_s=AGAIN_S)
         return Stopped(reason, retry_s=AGAIN_S)
 
@@ -222,7 +260,11 @@ def _answer(method: str, reply: Reply, *, renewed: bool) -> _Answer:
         return _Answer(Kind.LATER, message, {})
     if reply.status == 401:
         return _Answer(Kind.LOGIN, message, {})
-    return _Answer(classify(message, renewed=renewed), message, {})
+    kind = classify(message, renewed=renewed)
+    if method == "ExecuteCommand" and kind is Kind.NO:
+        # In whatever words: the gateway could not reach the device (reference: devices §3.3).
+        kind = Kind.LATER
+    return _Answer(kind, message, {})
 
 
 def _is_header(text: str) -> bool:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from fpd.adapters.cautions import KEEPS_ITS_SETPOINT
+from fpd.adapters.storage_keys import SOC_IN_ORDER
 from fpd.config import Device
-from fpd.config_key import Together, key, required
+from fpd.config_key import Together, both, key, required
 from fpd.config_reengen import REENGEN_URL
-from fpd.domain.control.ability import Adjustable
+from fpd.domain.control.ability import Adjustable, Storage
+from fpd.domain.control.setpoint import Battery
 
 Direction = Literal["discharge", "charge"]
 
@@ -70,12 +73,44 @@ class ReengenDevice(Device):
         300.0, "left alone so long after a command was not taken three times", minimum=1
     )
     stale_after_s: float = key(1800.0, "older readings are not trusted for control", minimum=1)
+    deadband_w: int = key(50, "smaller changes are not sent unless a limit needs them", minimum=0)
+    capacity_wh: int | None = key(
+        None, "of a battery: usable energy, Wh; least_w charges it", minimum=1, example=10000
+    )
+    soc_point: str | None = key(
+        None, "of a battery: code of the point that shows its state of charge", example="xBattery"
+    )
+    soc_definition: str = key("stateOfCharge", "what of that point shows it, %")
+    soc_variant: str = key("actual", "and which variant")
+    soc_index: int = key(1, "and which index", minimum=0)
+    soc_min: float = key(10.0, "discharge stops here, %", minimum=0, maximum=100)
+    soc_max: float = key(100.0, "charge stops here, %", minimum=0, maximum=100)
+    soc_hyst: float = key(3.0, "released again this far inside the limit, %", minimum=0, maximum=50)
+    eff_charge: float = key(0.95, "charging efficiency, 0..1", minimum=0.1, maximum=1)
+    eff_discharge: float = key(0.95, "discharging efficiency, 0..1", minimum=0.1, maximum=1)
     option: tuple[Option, ...] = key((), "its states, if it cannot be told a number")
 
 
-def adjustable(device: ReengenDevice) -> Adjustable:
-    """Return what the device can do."""
-    return Adjustable(least_w=device.least_w, most_w=device.most_w, rest_w=device.rest_w)
+def ability(device: ReengenDevice) -> Adjustable | Storage:
+    """Return what the device can do: with a capacity it is a battery."""
+    if device.capacity_wh is not None:
+        battery = Battery(
+            capacity_wh=Decimal(device.capacity_wh),
+            max_charge_w=-device.least_w,
+            max_discharge_w=device.most_w,
+            soc_min=Decimal(str(device.soc_min)),
+            soc_max=Decimal(str(device.soc_max)),
+            soc_hyst=Decimal(str(device.soc_hyst)),
+            eff_charge=Decimal(str(device.eff_charge)),
+            eff_discharge=Decimal(str(device.eff_discharge)),
+        )
+        return Storage(battery=battery, deadband_w=device.deadband_w)
+    return Adjustable(
+        least_w=device.least_w,
+        most_w=device.most_w,
+        rest_w=device.rest_w,
+        deadband_w=device.deadband_w,
+    )
 
 
 def _codes(device: Mapping[str, Any]) -> list[str]:
@@ -83,6 +118,16 @@ def _codes(device: Mapping[str, Any]) -> list[str]:
 
 
 TOGETHER: Final = (
+    SOC_IN_ORDER,
+    both("capacity_wh", "soc_point"),
+    Together(
+        frozenset({"capacity_wh", "least_w", "rest_w", "most_w"}),
+        "least_w <= rest_w = 0 <= most_w beside capacity_wh",
+        lambda device: (
+            device["capacity_wh"] is None
+            or (device["least_w"] <= 0 <= device["most_w"] and device["rest_w"] == 0)
+        ),
+    ),
     Together(
         frozenset({"least_w", "rest_w", "most_w"}),
         "least_w <= rest_w <= most_w",

@@ -25,6 +25,7 @@ from fpd.adapters.reengen_directory import Directory
 from fpd.adapters.reengen_errors import Refused
 from fpd.adapters.reengen_rows import Row, Taken, aggregated, taken
 from fpd.config_reengen import ReengenPlatform, ReengenStream
+from fpd.domain import reengen_units as units
 
 log = structlog.get_logger()
 
@@ -49,6 +50,11 @@ class Range(msgspec.Struct, kw_only=True):
     began: datetime
     since: datetime
     until: datetime
+
+    def percent(self, now: datetime) -> int:
+        """Return how much of what can have been measured by `now` has been read."""
+        whole = min(self.until, now) - self.began
+        return min(100, int(100 * ((self.since - self.began) / whole))) if whole else 100
 
 
 class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -112,8 +118,7 @@ class _Poll(ABC):
         told = [f"{self._point} {key}: {why}" for key, why in found.unfit.items()]
         if kept.ahead_h is not None:
             told.append(f"{self._point}: rows lie {kept.ahead_h} h ahead of us: is tz right?")
-        detail = "; ".join(told)
-        return self._polled(kept, detail=detail or None, found=found)
+        return self._polled(kept, trouble="; ".join(told) or None, found=found)
 
     def _due(self, kept: _Memory, now: datetime) -> Range:
         """Return the range that is to be read now."""
@@ -158,28 +163,33 @@ class _Poll(ABC):
             kept.slice_s = min(kept.slice_s * 2, kept.most_s)
             asked.since = end_at
             kept.range = asked
-            share = (end_at - asked.began) / (asked.until - asked.began)
             log.info(
                 "reengen.reading",
                 point=self._point,
-                percent=round(100 * share),
+                percent=asked.percent(self._clock()),
                 read_until=end_at.isoformat(timespec="seconds"),
             )
         else:
             kept.range = None
 
     def _polled(
-        self, kept: _Memory, *, detail: str | None = None, found: Taken | None = None
+        self, kept: _Memory, *, trouble: str | None = None, found: Taken | None = None
     ) -> Polled:
         return Polled(
             at=self._clock(),
-            dispatchable=detail is None,
-            detail=detail,
+            dispatchable=trouble is None,
+            detail=trouble or self._progress(kept.range),
             samples=found.samples() if found is not None else (),
             memory=mapping(msgspec.to_builtins(kept)),
             refused=found.refused if found is not None else 0,
             again_s=_NEXT_SLICE_S if kept.range is not None else None,
         )
+
+    def _progress(self, left: Range | None) -> str | None:
+        percent = 100 if left is None else left.percent(self._clock())
+        if left is None or percent == 100:
+            return None
+        return f"{self._point}: {percent} % read of what was measured since {left.began:%F}"
 
 
 class RawPoll(_Poll):
@@ -221,24 +231,13 @@ class AggregatePoll(_Poll):
         return local.replace(hour=hour, minute=minute, second=0, microsecond=0).astimezone(UTC)
 
 
-_UNITS: Final = {
-    "activeEnergy": "Wh",
-    "reactiveEnergy": "VArh",
-    "capacitiveEnergy": "VArh",
-    "inductiveReactiveEnergy": "VArh",
-    "activePower": "W",
-    "voltage": "V",
-    "current": "A",
-}
-
-
 def _series(row: Row) -> Series:
     wanted = row.config
     return Series(
         definition=wanted.definition,
         variant=wanted.variant,
         function=wanted.function or "avg",
-        unit=wanted.unit or _UNITS.get(wanted.definition, ""),
+        unit=wanted.unit or units.USUAL.get(wanted.definition, ""),
         decimals=3,
     )
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
-from fpd.adapters import reengen_units as units
 from fpd.adapters.platform import StreamSample
 from fpd.adapters.reengen_parse import Measured, Raw
 from fpd.adapters.reengen_zone import in_time, read
 from fpd.config_reengen import ReengenStream
+from fpd.domain import reengen_units as units
 from fpd.domain.datum import StreamKey
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
@@ -22,9 +22,6 @@ class Row:
     """One row of the configuration, and what it takes."""
 
     def __init__(self, config: ReengenStream) -> None:
-        """Raise Misconfigured for a unit that is not known."""
-        if config.unit is not None:
-            units.check(config.unit)
         self.config = config
         self.stream = StreamKey(*config.key)
         self.name = config.property_name or units.property_of(
@@ -105,6 +102,8 @@ def taken(
                 result.resets.append((row.key, at, before, value))
             before = value
             result.keep(row, at, value)
+        if row.by_register and mine and all(each.original is None for each in mine):
+            result.unfit.setdefault(row.key, 'it has no register: configure column = "value"')
     return result
 
 
@@ -121,11 +120,16 @@ def aggregated(
     tz: ZoneInfo,
     until: datetime,
 ) -> Taken:
-    """Sort aggregates out, dated at the start of their bucket, of those that began by `until`."""
+    """Sort aggregates out, dated at the start of their bucket, of those that began by `until`.
+
+    A bucket that comes again is that of the hour that there is twice.
+    """
     result = Taken()
     for row, measured in zip(rows, found, strict=True):
+        dates: set[str] = set()
         for each in measured:
-            at = read(each.date, tz)
+            at = read(each.date, tz, fold=int(each.date in dates))
+            dates.add(each.date)
             if at is None or at > until:
                 continue
             if each.value is None:

@@ -31,6 +31,7 @@ class StorageDevice(Device):
         "spread", "a little energy: over a whole block, or at once"
     )
     deadband_w: int = key(50, "smaller changes are not sent unless a limit needs them", minimum=0)
+    dwell_s: float = key(60.0, "no change of direction sooner, unless a limit needs it", minimum=0)
     min_sustain_s: int = key(900, "a setpoint must be holdable at least this long", minimum=1)
     verify_after_s: float = key(15.0, "a setpoint must show in the status by then", minimum=1)
 
@@ -57,6 +58,7 @@ def storage(device: StorageDevice) -> Storage:
         ),
         deadband_w=device.deadband_w,
         sustain_s=device.min_sustain_s,
+        dwell_s=device.dwell_s,
         spread=device.spend == "spread",
         phases=tuple(Phase(name) for name in device.phases),
     )

@@ -197,14 +197,14 @@ def _create(kind: Kind) -> click.Command:
     @field_options
     @json_option
     def command(file: Path | None, user_id: int, as_json: bool, **said: Any) -> None:
-        from fpd.flows.manage import changes
+        from fpd.flows.manage import creating
 
         entity = entity_of(kind)
         given = Given(entity, **said).revise({})
 
         async def act(context: Context) -> Row:
             await of_user(context, user_id)
-            return await changes.create(context, entity, user_id=user_id, given=given)
+            return await creating.create(context, entity, user_id=user_id, given=given)
 
         print_one(shown(entity, ask(file, kind.noun, None, act)), as_json=as_json)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,12 +80,19 @@ def discover_(node_id: int, as_json: bool, **server: Any) -> None:
 @myems.command("call")
 @_server
 @click.option("--key", is_flag=True, help="With the API key, not the administrator's session.")
+@click.option("--file", "upload", type=_FILE, help="Upload a file, in place of JSON.")
 @click.option("--bare", is_flag=True, help='Send the JSON as it is, without {"data": …}.')
 @click.argument("method", type=click.Choice(_METHODS, case_sensitive=False))
 @click.argument("path")
 @click.argument("document", metavar="[JSON]", required=False)
 def call(
-    key: bool, bare: bool, method: str, path: str, document: str | None, **server: Any
+    key: bool,
+    upload: Path | None,
+    bare: bool,
+    method: str,
+    path: str,
+    document: str | None,
+    **server: Any,
 ) -> None:
     """Call any endpoint: logged in, JSON wrapped as MyEMS wants it, refusals in words.
 
@@ -97,17 +106,22 @@ def call(
       fpd myems call POST /reports/offlinemeterinput \\
           '{"meter":1,"value":[["2026-11-19","24.0"]]}' --bare
       fpd myems call DELETE /energystoragecontainers/1/schedules/3
+      fpd myems call POST /offlinemeterfiles --file 2026-11.xlsx
     """
     from fpd.adapters.myems_api import Access
 
-    body = _body(document, bare=bare)
+    body, content_type = _body(document, bare=bare), "application/json"
+    if upload is not None:
+        body, content_type = _form(upload)
     if not path.startswith("/"):
         raise Malformed(f"{path}: a path begins with /")
     platform, folder = _platform(**server)
     access = Access.KEY if key else Access.ADMIN
 
     async def ask(server: Myems) -> Any:
-        return await server.call(method.upper(), path, body, access=access)
+        return await server.call(
+            method.upper(), path, body, access=access, content_type=content_type
+        )
 
     reply = _ask(platform, folder, ask)
     if reply.text.strip():
@@ -135,6 +149,23 @@ def _body(document: str | None, *, bare: bool) -> bytes:
         raise Malformed(f"not JSON: {error}") from error
     wrapped = bare or (isinstance(said, dict) and set(said) == {"data"})
     return json.dumps(said if wrapped else {"data": said}).encode()
+
+
+def _form(upload: Path) -> tuple[bytes, str]:
+    """Return a form with the file (RFC 7578), and its content type."""
+    try:
+        content = upload.read_bytes()
+    except OSError as error:
+        raise Malformed(f"{upload}: {error}") from error
+    boundary = secrets.token_hex(16)
+    name = re.sub(r"[^\w.-]", "_", upload.name, flags=re.ASCII)
+    head = (
+        f"--{boundary}\r\n"
+        f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    )
+    body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    return body, f"multipart/form-data; boundary={boundary}"
 
 
 def _platform(

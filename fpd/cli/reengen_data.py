@@ -69,7 +69,7 @@ def _instant(text: str, tz: ZoneInfo, name: str) -> datetime:
 @_range
 @click.option("--function", type=_FUNCTIONS, help="Aggregates in place of raw rows.")
 @click.option("--resolution", type=_RESOLUTIONS, default="hour", show_default=True)
-@click.option("--unit", default="kWh", show_default=True, help="Of aggregates.")
+@click.option("--unit", help="Of aggregates; else kWh, VArh, W, V, A, as is usual.")
 @asking
 def data(
     points: tuple[str, ...],
@@ -79,7 +79,7 @@ def data(
     end: str | None,
     function: Any,
     resolution: Any,
-    unit: str,
+    unit: str | None,
     file: Path | None,
     name: str | None,
     as_json: bool,
@@ -116,14 +116,22 @@ def data(
 
     async def read_aggregates(client: Client) -> list[dict[str, Any]]:
         from fpd.adapters.reengen_client import Series
+        from fpd.domain.reengen_units import USUAL
 
+        usual = {**USUAL, "activeEnergy": "kWh"}
         start_at, end_at = _instants(client, start, end)
-        asked = [(definition, variant) for definition in definitions for variant in variants]
+        asked = [
+            Series(
+                definition=definition,
+                variant=variant,
+                function=function,
+                unit=unit or usual.get(definition, ""),
+            )
+            for definition in definitions
+            for variant in variants
+        ]
         found = await client.measurements(
-            [
-                Series(definition=definition, variant=variant, function=function, unit=unit)
-                for definition, variant in asked
-            ],
+            asked,
             points=points,
             start_at=start_at,
             end_at=end_at,
@@ -131,9 +139,9 @@ def data(
         )
         codes = {point.id: point.code for point in await client.hierarchy()}
         return [
-            {"date": row.date, "point": codes.get(row.point_id), "definition": definition}
-            | {"variant": variant, "value": row.value, "unit": unit}
-            for (definition, variant), rows in zip(asked, found, strict=True)
+            {"date": row.date, "point": codes.get(row.point_id), "definition": one.definition}
+            | {"variant": one.variant, "value": row.value, "unit": one.unit}
+            for one, rows in zip(asked, found, strict=True)
             for row in rows
         ]
 

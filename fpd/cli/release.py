@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--after-stop",
     is_flag=True,
     help="For systemd's ExecStopPost: the daemon of this configuration has ended. Leaves weekly "
-    "profiles, and what another daemon looks after.",
+    "profiles, what another daemon looks after, and what a restart takes up again.",
 )
 def release(file: Path | None, after_stop: bool) -> None:
     """Put every device in its rest state: batteries idle or in their owner's mode, fuel cells
@@ -40,11 +40,29 @@ def release(file: Path | None, after_stop: bool) -> None:
     if not config.devices:
         click.echo("no devices are configured")
         return
+    if _is_handed_over(config, after_stop):
+        click.echo("handed over: the service is being restarted")
+        return
     outcomes = _released(config, after_stop)
     rows = [[one.device, "released" if one.ok else "FAILED", one.outcome] for one in outcomes]
     print_table("", ["device", "", "outcome"], rows)
     if any(not one.ok for one in outcomes):
         sys.exit(1)
+
+
+def _is_handed_over(config: Config, after_stop: bool) -> bool:
+    """Tell whether a restart takes the devices up again; if not, nobody is to think so."""
+    import asyncio
+
+    from fpd import supervisor
+    from fpd.flows import handing_over
+
+    if not handing_over.path(config).exists():
+        return False
+    if after_stop and asyncio.run(supervisor.restarts()):
+        return True
+    handing_over.take(config)
+    return False
 
 
 def _released(config: Config, after_stop: bool) -> list[Released]:

@@ -36,7 +36,7 @@ def run(file: Path | None) -> None:
     from fpd.logs import configure
 
     configure(config.log)
-    sys.exit(app.run(config))
+    sys.exit(app.run(config, again=lambda: load(file)))
 
 
 @click.command("check-config")

@@ -135,7 +135,7 @@ def measured(body: Any, wrapper: str, *, tz: tzinfo = UTC) -> Measured:
         raise Malformed(f"the answer holds no {wrapper}")
     values = {key: _not_negative(fields.get(key)) for key in ("power", "gas")}
     return Measured(
-        at=instant(fields.get("timestamp", fields.get("when")), tz=tz),
+        at=instant(fields.get("timestamp") or fields.get("when"), tz=tz),
         power=values["power"],
         gas=values["gas"],
         spoiled=sum(
@@ -145,13 +145,18 @@ def measured(body: Any, wrapper: str, *, tz: tzinfo = UTC) -> Measured:
 
 
 def instant(value: object, *, tz: tzinfo = UTC) -> datetime | None:
-    """Read `YYYY-MM-DD HH:MM:SS` in `tz` (Interpretation: UTC, since the manual names no zone)."""
-    if not isinstance(value, str):
+    """Read `YYYY-MM-DD HH:MM:SS` in `tz` (Interpretation: UTC, since the manual names no zone),
+    also with a zone of its own, or as seconds since 1970. 0 and a bare date are no instant.
+    """
+    seconds = number(value)
+    if seconds is not None:
+        return _epoch(seconds) if seconds else None
+    text = value.strip() if isinstance(value, str) else ""
+    if ":" not in text:
         return None
     try:
-        text = value.strip().replace("T", " ")
-        read = datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=tz)
-        return read.astimezone(UTC)
+        read = datetime.fromisoformat(text)
+        return (read if read.tzinfo else read.replace(tzinfo=tz)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 
@@ -214,6 +219,12 @@ def unit_version(body: Any) -> dict[str, str]:
     return {f"version {name}": str(value) for name, value in fields.items() if _short(value)}
 
 
+def parts(body: Any) -> dict[str, int | None]:
+    """Read any `version`: the numbers of its parts."""
+    fields = _unwrapped(body, "version")
+    return {name: integer(value) for name, value in fields.items()}
+
+
 def location(body: Any) -> dict[str, str]:
     """Read `GET /unit/<id>/location`; `lhv`: lower heating value of the gas, kWh/m³."""
     fields = {name.lower(): value for name, value in mapping(body).items()}
@@ -232,12 +243,17 @@ def public_key(body: Any) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """`life_s`: how long it lasts; `issued_at`: when, by the server's clock; None: unsaid."""
+    """`life_s`: how long it lasts; `issued_at`: when, by the server's clock; None: unsaid.
+
+    `last_login` is blank at the first one, `tz` the account's zone.
+    """
 
     token: str
     life_s: float | None
     issued_at: datetime | None
     eula_accepted: bool
+    last_login: str | None = None
+    tz: str | None = None
 
 
 def login(body: Any, *, now: datetime) -> Login:
@@ -253,6 +269,8 @@ def login(body: Any, *, now: datetime) -> Login:
         life_s=None if life is None or life <= timedelta(0) else life.total_seconds(),
         issued_at=issued_at,
         eula_accepted=str(fields.get("eula")) in ("1", "true", "True"),
+        last_login=_text(fields.get("last_login", fields.get("lastlogin"))),
+        tz=_text(fields.get("timezone")),
     )
 
 

@@ -1,7 +1,7 @@
 """What the BlueGen service's refusals mean (seed 000 appendix A; reference: devices §1.9).
 
 The form of an error body is not specified, so the documented names are searched in its text,
-the longest first; only if none is found does the status decide.
+whatever its case and blanks, the longest first; only if none is found does the status decide.
 """
 
 from __future__ import annotations
@@ -79,8 +79,14 @@ _NAMES = {
     "GroupNotEmpty": Kind.BUG,
     "Group exists": Kind.BUG,
 }
+
+
+def _squeezed(text: str) -> str:
+    return "".join(filter(str.isalnum, text.lower()))
+
+
 _LONGEST_FIRST = tuple(
-    sorted(((name.lower(), name, kind) for name, kind in _NAMES.items()), key=lambda n: -len(n[0]))
+    sorted(((_squeezed(name), name) for name in _NAMES), key=lambda found: -len(found[0]))
 )
 _LATER_STATUSES = frozenset({408, 425, 429})
 
@@ -96,11 +102,20 @@ def classify(status: int, text: str) -> tuple[Kind, str]:
     if 200 <= status < 300:
         page = text.lstrip().startswith("<")
         return (Kind.LATER if page else Kind.DONE), f"HTTP {status}{' with a page' * page}"
-    said = html.unescape(text).lower().replace("\u2019", "'")
-    for lowered, name, kind in _LONGEST_FIRST:
-        if lowered in said:
-            return kind, f"{name} (HTTP {status})"
+    name = named(text)
+    if name is not None:
+        return _NAMES[name], f"{name} (HTTP {status})"
     return _by_status(status), f"HTTP {status}"
+
+
+def named(text: str) -> str | None:
+    """Return the documented name that a text holds, in whatever case and with whatever blanks.
+
+    >>> named('{"error": "bad-token"}'), named("Malformed request profile point range")
+    ('Bad Token', 'Malformed request profile point range')
+    """
+    said = _squeezed(html.unescape(text))
+    return next((name for squeezed, name in _LONGEST_FIRST if squeezed in said), None)
 
 
 def _by_status(status: int) -> Kind:

@@ -174,7 +174,7 @@ def _battery_setpoint(fields: Fields) -> dict[str, Any]:
             sustain_s=fields.positive("sustain_s", 900),
         ),
         last_w=last_w,
-        deadband_w=fields.number("deadband_w", 50),
+        deadband_w=_at_least_0(fields, "deadband_w") if fields.has("deadband_w") else 50,
     )
     told = setpoint.calls(fields.choice("api", BatteryApi, BatteryApi.V1), found.setpoint_w, last_w)
     return {
@@ -226,6 +226,7 @@ def _ramp_bridge(fields: Fields) -> dict[str, Any]:
         fields.number("from_w"),
         fields.number("to_w"),
         slew_w_per_min=fields.positive("slew_w_per_min"),
+        units=fields.positive("units", 1),
     )
     return {"minutes": float(found.minutes), "energy_wh": float(found.energy_wh)}
 
@@ -249,6 +250,9 @@ def _waterfill(fields: Fields) -> dict[str, Any]:
 
 def _phase_caps(fields: Fields) -> dict[str, Any]:
     limits, items = fields.child("limits_a"), fields.items("device_phases")
+    unknown = [name for name in limits if name not in list(Phase)]
+    if unknown:
+        raise limits.fault(unknown[0], f"no phase; known are {', '.join(Phase)}")
     phases = {items.choice(item, Phase) for item in items}
     if not phases or not phases.issubset(SINGLE_PHASES):
         raise fields.fault("device_phases", f"must name some of {', '.join(SINGLE_PHASES)}")

@@ -10,13 +10,18 @@ from typing import Any, Final
 from fpd.domain import battery_answers, bluegen_answers, reengen_answers
 from fpd.domain.bluegen_errors import ACTIONS, classify
 from fpd.domain.fields import Fields
+from fpd.domain.lenient import number
+from fpd.errors import Malformed
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HANDLED: Final = {0: "ok", 5: "stop_device", 13: "retry_backoff", 16: "bug"}
 
 
 def bluegen_error(fields: Fields) -> dict[str, Any]:
-    """Return what is done about an answer with this HTTP status and body."""
-    kind, _ = classify(fields.integer("status"), fields.text("body", ""))
+    """Return what is done about an answer with this HTTP status and body, text or JSON."""
+    body = fields.value("body") if fields.has("body") else ""
+    text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    kind, _ = classify(fields.integer("status"), text)
     return {"action": ACTIONS[kind]}
 
 
@@ -26,8 +31,12 @@ def parse(fields: Fields) -> dict[str, Any]:
     if what not in _READERS:
         raise fields.fault("what", f"{what!r} is none of {', '.join(_READERS)}")
     fields.value("raw")
-    with fields.named():
+    try:
         return _READERS[what](fields)
+    except Malformed as error:
+        if str(error).startswith(f"{fields.path}."):
+            raise
+        raise fields.fault("raw", str(error)) from None
 
 
 def _limits(fields: Fields) -> dict[str, Any]:
@@ -83,6 +92,43 @@ def _units(fields: Fields) -> dict[str, Any]:
     return {"units": [{"id": unit_id, "name": name} for unit_id, name in found.items()]}
 
 
+def _profiles(fields: Fields) -> dict[str, Any]:
+    found = bluegen_answers.profiles(fields.value("raw"))
+    return {"profiles": [{"id": profile_id, "name": name} for name, profile_id in found.items()]}
+
+
+def _login(fields: Fields) -> dict[str, Any]:
+    """Read a login's answer; `received_at`: when it came, for a token that only says its end."""
+    at = fields.instant("received_at") if fields.has("received_at") else _EPOCH
+    found = bluegen_answers.login(fields.value("raw"), now=at)
+    return {
+        "token": found.token,
+        "eula_accepted": found.eula_accepted,
+        "issued_at": _text(found.issued_at),
+        "life_s": found.life_s,
+        "last_login": found.last_login,
+        "tz": found.tz,
+    }
+
+
+def _pubkey(fields: Fields) -> dict[str, Any]:
+    key, issued_on = bluegen_answers.public_key(fields.value("raw"))
+    return {"pubkey": key, "issued_on": issued_on}
+
+
+def _location(fields: Fields) -> dict[str, Any]:
+    found = bluegen_answers.location(fields.value("raw"))
+    lhv = found.pop("lhv", None)
+    return {**found, "lhv_kwh_per_m3": number(lhv)}
+
+
+def _history(fields: Fields) -> dict[str, Any]:
+    rows = bluegen_answers.history(fields.value("raw"), tz=_zone(fields))
+    return {
+        "samples": [{"at": _text(row.at), "power_w": row.power, "gas_slm": row.gas} for row in rows]
+    }
+
+
 def _battery_status(fields: Fields) -> dict[str, Any]:
     status = battery_answers.status(fields.value("raw"))
     return {
@@ -121,8 +167,16 @@ _READERS: Final[Mapping[str, Callable[[Fields], dict[str, Any]]]] = {
     "bluegen_status": _status,
     "bluegen_current": _current,
     "bluegen_accumulated": _accumulated,
+    "bluegen_acc": _accumulated,
     "bluegen_profile": _profile,
     "bluegen_units": _units,
+    "bluegen_members": _units,
+    "bluegen_profiles": _profiles,
+    "bluegen_login": _login,
+    "bluegen_pubkey": _pubkey,
+    "bluegen_version": lambda fields: bluegen_answers.parts(fields.value("raw")),
+    "bluegen_location": _location,
+    "bluegen_history": _history,
     "battery_status": _battery_status,
     "battery_return_code": _return_code,
     "reengen_listdata": _listdata,

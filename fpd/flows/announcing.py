@@ -8,11 +8,13 @@ to the broker alone, since the readings behind them are streams already.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import msgspec
 from psycopg import AsyncConnection
@@ -29,11 +31,14 @@ from fpd.store import publications, tree
 from fpd.store.control import EnvelopeRow
 from fpd.store.publications import Outlet
 
-_LIMITS = ("importLimitW", "exportLimitW", "optimumW", "reason")
+T = TypeVar("T")
+_Numbers = dict[str, Decimal | int | None]
+_Statuses = dict[str, Status | None]
+
 _FOLLOWED = ("wanted", "setpointW", "confirmed", "confirmedW", "health")
 
-_of_group = msgspec.json.Decoder(messages.UpdateGroupMeasurements)
-_of_assets = msgspec.json.Decoder(messages.UpdateAssetMeasurements)
+_of_group = msgspec.json.Decoder(tuple[messages.EnergyMeasurement, ...])
+_of_assets = msgspec.json.Decoder(tuple[messages.AssetMeasurement, ...])
 _decode = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 
 
@@ -61,7 +66,10 @@ async def owe_envelopes(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reported:
-    """A report as it is owed to a peer: `body` is its message, of the period until `end_at`."""
+    """A report as it is owed to a peer: `body` is its message, of the period until `end_at`.
+
+    `cuts`: where in it runs of entries begin and end; it may be megabytes, and is read run by run.
+    """
 
     group_id: int
     peer_id: int
@@ -71,6 +79,7 @@ class Reported:
     revision: int
     end_at: datetime
     body: bytes | bytearray
+    cuts: Sequence[tuple[int, int]]
 
 
 async def owe_reports(
@@ -78,35 +87,35 @@ async def owe_reports(
 ) -> None:
     """Publish what peers are told of periods: one datum for a group, or for each of its assets."""
     outlets = await _outlets(conn, {report.group_id for report in reports})
-    placed = (
-        one
-        for report in reports
-        if (outlet := outlets.get(report.group_id)) is not None and outlet.to_solar_flux
-        for one in _report(outlet, report)
+    placed: list[Iterable[Placed]] = []
+    for report in reports:
+        outlet = outlets.get(report.group_id)
+        if outlet is None or not outlet.to_solar_flux:
+            continue
+        if report.operation == "update_asset_measurements":
+            placed.append(_assets(outlet, report))
+        elif len(report.cuts) > 1:
+            sums = await asyncio.to_thread(_energies, _entries(_of_group, report))
+            placed.append(_group(outlet, report, *sums))
+        else:
+            placed.append(_group(outlet, report, *_energies(_entries(_of_group, report))))
+    await publishing.owe(context, conn, chain.from_iterable(placed), now=now, kept=False)
+
+
+def _group(outlet: Outlet, report: Reported, i: _Numbers, s: _Statuses) -> list[Placed]:
+    return _ours(
+        outlet,
+        "UpdateGroupMeasurements",
+        at=report.end_at,
+        i=i,
+        s=s | _about(report),
+        dest=report.peer_id,
+        suffix=_alias(report),
     )
-    await publishing.owe(context, conn, placed, now=now, kept=False)
 
 
-def _report(outlet: Outlet, report: Reported) -> Iterator[Placed]:
-    alias = "cp" if report.audience == Role.CAPACITY_PROVIDER else "co"
-    about: dict[str, Status | None] = {"reportIdentifier": report.request_id}
-    if report.revision:
-        about["revision"] = Decimal(report.revision)
-    if report.operation == "update_group_measurements":
-        of_group = _of_group.decode(report.body)
-        i, s = _energies(of_group.measurements)
-        yield from _ours(
-            outlet,
-            "UpdateGroupMeasurements",
-            at=report.end_at,
-            i=i,
-            s=s | about,
-            dest=report.peer_id,
-            suffix=alias,
-        )
-        return
-    of_assets = _of_assets.decode(report.body)
-    for asset in of_assets.measurements:
+def _assets(outlet: Outlet, report: Reported) -> Iterator[Placed]:
+    for asset in _entries(_of_assets, report):
         i, s = _energies([asset.energy_measurement] if asset.energy_measurement else [])
         value = asset.instantaneous_measurement
         if value is not None:
@@ -118,36 +127,55 @@ def _report(outlet: Outlet, report: Reported) -> Iterator[Placed]:
             "UpdateAssetMeasurements",
             at=report.end_at,
             i=i,
-            s=s | about,
+            s=s | _about(report),
             dest=report.peer_id,
-            suffix=f"{alias}/{asset.asset_id}",
+            suffix=f"{_alias(report)}/{asset.asset_id}",
         )
+
+
+def _about(report: Reported) -> _Statuses:
+    revision = {"revision": Decimal(report.revision)} if report.revision else {}
+    return {"reportIdentifier": report.request_id, **revision}
+
+
+def _alias(report: Reported) -> str:
+    return "cp" if report.audience == Role.CAPACITY_PROVIDER else "co"
+
+
+def _entries(decoder: msgspec.json.Decoder[tuple[T, ...]], report: Reported) -> Iterator[T]:
+    """Read a report's entries when they are asked for."""
+    for start, end in report.cuts:
+        yield from decoder.decode(b"[" + report.body[start:end] + b"]")
 
 
 def _energies(
     measurements: Iterable[messages.EnergyMeasurement],
-) -> tuple[dict[str, Decimal | int | None], dict[str, Status | None]]:
+) -> tuple[_Numbers, _Statuses]:
     """Return energies as properties: `energyImport`, of a phase `energyImport_a`; the standing of
-    a register is `registerImport`; what is not of the total says so. Those of one name are added.
+    a register is `registerImport`; what is not of the total says so. Those of one name are added,
+    in Wh if they are not all of one unit.
     """
-    i: dict[str, Any] = {}
-    s: dict[str, Status | None] = {}
+    kinds: dict[str, list[messages.EnergyMeasurement]] = {}
     for one in measurements:
-        of_period = one.initial_measure_time is not None
         kind = "" if one.energy_type in (None, messages.EnergyType.TOTAL) else one.energy_type
         suffix = f"{one.direction.capitalize()}{(kind or '').capitalize()}"
-        suffix += phase_suffix(one.phase)
-        name = f"{'energy' if of_period else 'register'}{suffix}"
-        i[name] = i.get(name, Decimal(0)) + one.value
-        s[f"unit{suffix}"] = "kWh" if one.unit is messages.EnergyUnit.KWH else "Wh"
+        kinds.setdefault(suffix + phase_suffix(one.phase), []).append(one)
+    i: dict[str, Any] = {}
+    s: dict[str, Status | None] = {}
+    for suffix, alike in kinds.items():
+        in_kwh = all(one.unit is messages.EnergyUnit.KWH for one in alike)
+        for one in alike:
+            name = f"{'register' if one.initial_measure_time is None else 'energy'}{suffix}"
+            factor = 1 if in_kwh or one.unit is messages.EnergyUnit.WH else 1000
+            i[name] = i.get(name, Decimal(0)) + one.value * factor
+        s[f"unit{suffix}"] = "kWh" if in_kwh else "Wh"
     return i, s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a look at the tree has found; of the groups, those that no device follows."""
+    """What a look at the tree has found."""
 
-    groups: Sequence[tree.Group]
     devices: Sequence[tree.Device]
     peers: Sequence[tree.Peer]
 
@@ -161,8 +189,7 @@ async def owe_changes(
     changed: Mapping[str, bytes],
     now: datetime,
 ) -> None:
-    """Publish what devices are told and follow, links, and envelopes of groups that no device
-    follows, as far as the tree's documents differ.
+    """Publish what devices are told and follow, and links, as far as the tree's documents differ.
 
     Interpretation: what changes twice between two looks is told once.
     """
@@ -181,7 +208,6 @@ async def owe_changes(
         if (document := differs("device", device.name, _FOLLOWED)) is not None
     ]
     linked = {p.id: p for p in seen.peers if differs("peer", str(p.id), ("link",))}
-    limited = [g for g in seen.groups if differs("group", str(g.id), _LIMITS)]
     placed = []
     outlets = await _outlets(conn, {device.group_id for device, _ in steered})
     for device, document in steered:
@@ -191,19 +217,6 @@ async def owe_changes(
         for outlet in await publications.outlets(conn, peer_ids=list(linked)):
             placed += _link(outlet, linked[outlet.sender_id])
     await publishing.owe(context, conn, placed, now=now)
-    await owe_envelopes(context, conn, [_row(group, now) for group in limited], now=now)
-
-
-def _row(group: tree.Group, now: datetime) -> EnvelopeRow:
-    return EnvelopeRow(
-        group_id=group.id,
-        from_at=now,
-        min_w=group.min_w,
-        max_w=group.max_w,
-        optimum_w=group.optimum_w,
-        reason=group.reason or "",
-        forecast_ids=(),
-    )
 
 
 def _setpoint(

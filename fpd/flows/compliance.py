@@ -36,6 +36,7 @@ from fpd.flows import blocks, foresight, owed_truth, planned
 from fpd.flows.context import Context
 from fpd.flows.control_settings import Settings, properties_of, settings_of
 from fpd.flows.foresight import Held
+from fpd.flows.patience import patience, usual
 from fpd.store import compliance as store
 from fpd.store import control, devices, events, forecasts, watch
 from fpd.store.compliance import Note
@@ -48,7 +49,6 @@ EVERY = timedelta(seconds=10)
 PATIENCE = breach.PATIENCE
 _LEASE = timedelta(seconds=30)
 _BATCH = 100
-_STALE_METER_S = 60.0
 # What was measured before this is not judged any more, however late it is heard of.
 _LATEST = timedelta(minutes=15)
 _MOST_NOTES = 2000  # of a group; those that end first are told first
@@ -226,16 +226,10 @@ class Compliance:
                 max_w=in_force[-1].max_w,
                 margin=settings.margin,
                 net_w=None if measured is None else measured.watts,
-                plans_since=now - self._patience,
+                plans_since=now - usual(self._context.config),
             ),
         )
         return found
-
-    @property
-    def _patience(self) -> timedelta:
-        """How old a measurement or a decision may be, as control has it."""
-        interval_s = self._context.config.control.interval_s
-        return timedelta(seconds=max(_STALE_METER_S, 3 * interval_s))
 
     def _measured(
         self, due: Due, settings: Settings, world: _World, now: datetime
@@ -247,16 +241,17 @@ class Compliance:
         """
         parts = properties_of(settings, world.assets[due.group_id], user_id=due.user_id)
         heard = [(world.latest.get(property_), factor) for property_, factor in parts]
+        patient = patience(self._context.config, (property_ for property_, _ in parts))
         if settings.meter is not None and not settings.flexible:
             ((one, factor),) = heard
-            if one is None or now - one.at > self._patience:
+            if one is None or now - one.at > patient:
                 return None
             return Measured(one.at, one.value * factor)
         outputs = [device.output_w(now) for device in world.held[due.group_id]]
         known = [] if settings.flexible else [(one, f) for one, f in heard if one is not None]
         if any(watts is None for watts in outputs) or not (outputs or known):
             return None
-        if any(now - one.at > self._patience for one, _ in known):
+        if any(now - one.at > patient for one, _ in known):
             return None
         load_w = sum((one.value * factor for one, factor in known), Decimal(0))
         read_at = [d.reading.at for d in world.held[due.group_id] if d.reading is not None]

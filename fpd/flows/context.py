@@ -32,6 +32,7 @@ class Bells:
     delivery: Callable[[], None] = field(default=lambda: None)
     settling: Callable[[], None] = field(default=lambda: None)
     publishing: Callable[[], None] = field(default=lambda: None)
+    measuring: Callable[[], None] = field(default=lambda: None)
     control: Callable[[], None] = field(default=lambda: None)
     heartbeats: Callable[[], None] = field(default=lambda: None)
 

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
+from typing import Any
 
 import structlog
 from psycopg import AsyncConnection
@@ -20,16 +20,18 @@ from psycopg import AsyncConnection
 from fpd.adapters.device import Release
 from fpd.domain.control.ability import Weekly
 from fpd.domain.control.phases import PhaseLimit, limits_of_sum, phase_limits
+from fpd.domain.control.wishes import NO_WISHES
 from fpd.domain.forecast import Envelope, Forecast, envelope_at, envelopes
 from fpd.domain.supersede import spent
-from fpd.flows import announcing, blocks, fuel_cells, steering
+from fpd.flows import announcing, blocks, fuel_cells, metered, steering
 from fpd.flows import device_rules as rules
 from fpd.flows.context import Context
-from fpd.flows.control_settings import Settings, properties_of, settings_of
+from fpd.flows.control_settings import Settings, is_watched, properties_of, settings_of
 from fpd.flows.devices import Devices
 from fpd.flows.holder import gone
+from fpd.flows.patience import patience, usual
 from fpd.flows.planned import Planned, Plans
-from fpd.flows.steered import Measured, Steered
+from fpd.flows.steered import Steered
 from fpd.flows.steering import Phases, Wanted
 from fpd.store import control, devices, forecasts, plans, stewards
 from fpd.store.control import Asset, DueGroup, EnvelopeRow, Latest, Property
@@ -39,12 +41,10 @@ log = structlog.get_logger()
 
 _LEASE = timedelta(seconds=30)
 _BATCH = 100
-_STALE_METER_S = 60.0
-_LOST_METER = timedelta(seconds=180)
 _PLAN_SOON = timedelta(seconds=2)  # more forecasts may follow
 _PLANS_APART = timedelta(seconds=5)  # a peer may send many
+_QUIET_S = 3600.0  # where nothing is steered or measured, only what peers say changes anything
 REVIVAL = timedelta(minutes=10)  # a clock that was set back makes what had ended go on
-_MOST_W = Decimal(10**12)  # anybody may publish a datum; beyond this it is nonsense
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +115,8 @@ class Control:
         """Release the devices that no asset uses any more."""
         names = await devices.orphans(conn, names=list(self._configured))
         if names:
-            released = rules.stored(Release())
             plan = {"reason": "no asset uses it any more"}
-            wishes = [Wish(name=name, wanted=released, plan=plan) for name in names]
+            wishes = [Wish(name=name, wanted=rules.stored(Release()), plan=plan) for name in names]
             await devices.want(conn, wishes, now=now)
 
     async def _look(
@@ -134,6 +133,7 @@ class Control:
         wanted = [
             property_
             for group in due
+            if is_watched(settings[group.group_id], by_group[group.group_id])
             for property_, _ in properties_of(
                 settings[group.group_id], by_group[group.group_id], user_id=group.user_id
             )
@@ -169,31 +169,36 @@ class Control:
     def _decide(
         self, group: DueGroup, settings: Settings, snapshot: Snapshot, now: datetime
     ) -> Decision:
-        ask = {
+        ask: dict[str, Any] = {
             "provider_online": group.provider_online,
             "optimizer_online": group.optimizer_online,
+            "terms": settings.terms,
         }
         messages = snapshot.forecasts[group.group_id]
-        envelope = envelope_at(messages, at=now, terms=settings.terms, **ask)
+        envelope = envelope_at(messages, at=now, **ask)
         row = _changed(group, envelope, snapshot.in_force.get(group.group_id))
-        steered = self._steered(snapshot.assets[group.group_id], snapshot.states)
+        assets = snapshot.assets[group.group_id]
+        watched = is_watched(settings, assets)
+        steered = self._steered(assets, snapshot.states)
         cells = [d for d in steered if isinstance(d.ability, Weekly)]
         phases = self._phases(group, settings, messages, steered, now)
-        if not group.enabled:
+        if not watched:
+            wanted = []
+        elif not group.enabled:
             wanted = steering.rest(steered, "the group is disabled")
         else:
             wanted = self._by_setpoints(group, settings, snapshot, steered, envelope, phases, now)
             if cells:
                 since = now if row is not None else snapshot.in_force[group.group_id].from_at
                 of = fuel_cells.window(since=since, now=now)
-                week = envelopes(
-                    messages, start_at=of.start_at, end_at=of.end_at, terms=settings.terms, **ask
-                )
+                from_at = max(of.start_at, since)  # what has ended within the first tick is over
+                week = envelopes(messages, start_at=from_at, end_at=of.end_at, **ask)
                 plan = snapshot.plans.get(group.group_id)
                 wanted += fuel_cells.profiles(
                     cells,
                     week=week,
                     of=of,
+                    now=now,
                     load=None if plan is None else plan.load_at(now),
                     count_on_load=self._context.config.control.cells_count_on_load,
                 )
@@ -205,7 +210,7 @@ class Control:
             due_at=next_look(
                 [envelope, *phases.limits.values()],
                 now=now,
-                interval_s=self._context.config.control.interval_s,
+                interval_s=self._context.config.control.interval_s if watched else _QUIET_S,
             ),
         )
 
@@ -233,8 +238,16 @@ class Control:
         phases: Phases,
         now: datetime,
     ) -> list[Wanted]:
-        measured = self._measured(group, settings, snapshot, now)
-        waiting = self._began_at is not None and now - self._began_at < self._patience
+        parts = properties_of(settings, snapshot.assets[group.group_id], user_id=group.user_id)
+        measured = metered.measured(
+            settings,
+            snapshot.latest,
+            parts,
+            now=now,
+            patience=patience(self._context.config, (property_ for property_, _ in parts)),
+            began_at=self._began_at,
+        )
+        waiting = self._began_at is not None and now - self._began_at < usual(self._context.config)
         if measured.watts is None and waiting:
             # A meter may take a while to be heard after a start; what is wanted stays.
             return []
@@ -248,7 +261,7 @@ class Control:
             margin=settings.margin,
             now=now,
             phases=phases,
-            planned=None if plan is None else plan.wishes(steered, now=now),
+            planned=NO_WISHES if plan is None else plan.wishes(steered, now=now),
         )
 
     def _phases(
@@ -268,44 +281,6 @@ class Control:
             return Phases()
         sum_w = limits_of_sum(messages, at=now, provider_online=online, terms=terms)
         return Phases(count=terms.phases, limits=limits, sum_w=sum_w)
-
-    @property
-    def _patience(self) -> timedelta:
-        """How old a measurement may be."""
-        interval_s = self._context.config.control.interval_s
-        return timedelta(seconds=max(_STALE_METER_S, 3 * interval_s))
-
-    def _measured(
-        self, group: DueGroup, settings: Settings, snapshot: Snapshot, now: datetime
-    ) -> Measured:
-        """Return what the group takes; a meter without fresh value counts as not known.
-
-        Interpretation: of assets that stand in for a meter, one that was never measured takes
-        nothing, and one that has fallen silent makes the sum unknown. Without a fresh measurement
-        the worst is assumed for three minutes; then the meter is lost, and devices rest rather
-        than spend their energy on a guess.
-        """
-        if settings.flexible:
-            return Measured(watts=Decimal(0), detail="capacity scope Flexible")
-        parts = properties_of(settings, snapshot.assets[group.group_id], user_id=group.user_id)
-        found = [(snapshot.latest.get(property_), factor) for property_, factor in parts]
-        heard = [(one, factor) for one, factor in found if one is not None]
-        silent = any(now - one.at > self._patience for one, _ in heard)
-        at_meter = settings.meter is not None
-        if silent or (at_meter and not heard):
-            return self._unmeasured(at_meter, min((one.at for one, _ in heard), default=None), now)
-        watts = sum((one.value * factor for one, factor in heard), Decimal(0))
-        return Measured(
-            watts=min(max(watts, -_MOST_W), _MOST_W),
-            at=max((one.at for one, _ in heard), default=None),
-            at_meter=at_meter,
-        )
-
-    def _unmeasured(self, at_meter: bool, last_at: datetime | None, now: datetime) -> Measured:
-        since = max(filter(None, (last_at, self._began_at)), default=now)
-        lost = now - since > max(_LOST_METER, 2 * self._patience)
-        detail = "the meter is lost" if lost else "assumed: no fresh measurement"
-        return Measured(watts=None, at_meter=at_meter, detail=detail, lost=lost)
 
     def _say_once(self, group_id: int, trouble: str | None) -> None:
         if self._warned.get(group_id) != trouble:
@@ -375,7 +350,7 @@ async def _write(
             plan=wanted.plan,
             group_id=decision.group_id,
             envelope_id=ids.get(decision.group_id),
-            left_alone=wanted.device.alone,
+            left_alone=wanted.device.alone or wanted.device.waits,
         )
         for decision in decisions
         for wanted in decision.wanted

@@ -70,6 +70,11 @@ def settings_of(control: Mapping[str, Any] | None) -> Settings:
     )
 
 
+def is_watched(settings: Settings, assets: Sequence[Asset]) -> bool:
+    """Tell whether there is something to steer or to measure (`store.control.WATCHED`)."""
+    return settings.meter is not None or any(asset.device is not None for asset in assets)
+
+
 def properties_of(
     settings: Settings, assets: Sequence[Asset], *, user_id: int
 ) -> list[tuple[Property, Decimal]]:

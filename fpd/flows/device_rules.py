@@ -84,7 +84,10 @@ def after_reading(
         recent = (*before.recent, (before.at, before.output_w))[-_RECENT:]
     undone = () if before is None else before.undone
     reading = replace(
-        reading, recent=recent, undone=tuple(at for at in undone if abs(now - at) < _ALONE)
+        reading,
+        recent=recent,
+        undone=tuple(at for at in undone if abs(now - at) < _ALONE),
+        untaken=None if before is None else before.untaken,
     )
     state = replace(
         state,
@@ -103,6 +106,8 @@ def after_reading(
     well = reading.dispatchable and reading.alarm is None
     detail = reading.alarm or reading.detail or reading.notice
     health = Health.OK if well else Health.DEGRADED
+    if reading.untaken is not None:
+        health, detail = Health.UNAVAILABLE, reading.untaken
     return replace(change, state=replace(change.state, health=health, detail=detail))
 
 
@@ -110,19 +115,12 @@ def _compared(state: DeviceState, reading: Reading, *, adapter: Adapter, now: da
     told, told_at = command_of(state.told), state.told_at
     if told is None or told_at is None:
         return Change(state)
-    if isinstance(told, Setpoint) and reading.output_w is None:
-        return Change(state)  # what it delivers was not said
     confirmed = state.confirmed == state.told
     if adapter.shows(told, reading):
-        if adapter.verify_after_s is not None:
-            state = replace(state, attempts=0)
-        if confirmed:
-            return Change(state)
-        seen = _confirmed(state, adapter=adapter, now=now)
-        if state.told != state.wanted and state.command_due_at is not None:
-            # Another command waits already: to see the old one followed does not put it off.
-            seen = replace(seen, state=replace(seen.state, command_due_at=state.command_due_at))
-        return seen
+        return _followed(state, adapter=adapter, now=now)
+    unsaid = reading.output_w is None and adapter.verify_after_s is not None
+    if unsaid or reading.untaken is not None:
+        return Change(state)  # nobody knows what it does, or it did not get what it does not do
     if confirmed:
         return _undone(state, reading, adapter=adapter, now=now)
     if adapter.verify_after_s is None:
@@ -136,6 +134,18 @@ def _compared(state: DeviceState, reading: Reading, *, adapter: Adapter, now: da
         adapter=adapter,
         now=now,
     )
+
+
+def _followed(state: DeviceState, *, adapter: Adapter, now: datetime) -> Change:
+    if adapter.verify_after_s is not None:
+        state = replace(state, attempts=0)
+    if state.confirmed == state.told:
+        return Change(state)
+    seen = _confirmed(state, adapter=adapter, now=now)
+    if state.told != state.wanted and state.command_due_at is not None:
+        # Another command waits already: to see the old one followed does not put it off.
+        seen = replace(seen, state=replace(seen.state, command_due_at=state.command_due_at))
+    return seen
 
 
 def _undone(state: DeviceState, reading: Reading, *, adapter: Adapter, now: datetime) -> Change:
@@ -184,6 +194,7 @@ def _missed(state: DeviceState, why: str, *, adapter: Adapter, now: datetime) ->
     left = replace(
         state,
         told=None,
+        confirmed=None,
         command_due_at=now + _ALONE,
         health=Health.DEGRADED,
         detail=f"controlled by others? {why}",
@@ -237,7 +248,7 @@ def after_outcome(
     state: DeviceState, outcome: Outcome, *, adapter: Adapter, now: datetime
 ) -> Change:
     """The device was told and answered."""
-    state = replace(state, memory=outcome.memory, failures=0)
+    state = replace(untaken(state, None), memory=outcome.memory, failures=0)
     match outcome.result:
         case Result.CONFIRMED:
             return _confirmed(state, adapter=adapter, now=now)
@@ -266,8 +277,9 @@ def after_refusal(
     for_good = isinstance(fault, Excluded) or fault.health is Health.STOPPED
     failures = state.failures if for_good else state.failures + 1
     state = replace(
-        state,
+        untaken(state, None if for_good else str(fault)),
         told=None if for_good else state.told,
+        confirmed=None if for_good else state.confirmed,
         attempts=adapter.tries if for_good else state.attempts,
         failures=failures,
         health=fault.health,
@@ -275,6 +287,14 @@ def after_refusal(
         command_due_at=now + _wait(fault, failures, adapter),
     )
     return Change(state, ("refused", str(fault)) if for_good else None)
+
+
+def untaken(state: DeviceState, why: str | None) -> DeviceState:
+    """Note whether the last command was taken: readings go on meanwhile, and know nothing of it."""
+    reading = reading_of(state)
+    if reading is None or reading.untaken == why:
+        return state
+    return replace(state, reading=_kept(replace(reading, untaken=why)))
 
 
 def _wait(fault: DeviceFault, failures: int, adapter: Adapter) -> timedelta:

@@ -34,6 +34,7 @@ log = structlog.get_logger()
 
 # Beyond the longest visit: time to write down what came of it.
 _LEASE_MARGIN_S = 5.0
+_LOOK_S = 2.0
 _STAY = timedelta(seconds=30)  # after which a daemon that says nothing is taken for gone
 
 
@@ -59,6 +60,7 @@ class Devices:
         self._visited: set[str] = set()
         self._enrolled = False
         self._stayed_at: datetime | None = None
+        self._looked_s: float | None = None
         self.told: dict[str, Told] = {}
         self.claimed_s: float | None = None
 
@@ -85,6 +87,12 @@ class Devices:
     def visiting(self, name: str) -> bool:
         return name in self._visited
 
+    def take_over(self, told: Mapping[str, Told]) -> None:
+        """Answer for what another daemon has told, as if the database had granted it just now."""
+        if told:
+            self.told.update(told)
+            self.claimed_s = self._context.steady()
+
     async def step(self) -> bool:
         """Claim the devices that are due and start visiting them.
 
@@ -97,8 +105,9 @@ class Devices:
         now = self._context.clock()
         free = [device.name for device in configured if device.name not in self._visited]
         async with self._context.db.transaction() as conn:
-            if not self._enrolled:
+            if self._is_time_to_look():
                 await stewards.take_back(conn, gone=gone, now=now)
+            if not self._enrolled:
                 await devices.enrol(conn, devices=[(d.name, d.type) for d in configured], now=now)
             await self._stay(conn, now)
             claimed = await self._claim(conn, free, now)
@@ -145,6 +154,14 @@ class Devices:
             for name in names
         }
         return await devices.claim(conn, leases=leases, holder=self._context.holder, now=now)
+
+    def _is_time_to_look(self) -> bool:
+        """Whether to see who was killed: nobody is to wait for the end of a dead one's lease."""
+        now_s = self._context.steady()
+        if self._looked_s is not None and now_s - self._looked_s < _LOOK_S:
+            return False
+        self._looked_s = now_s
+        return True
 
     async def _stay(self, conn: AsyncConnection, now: datetime) -> None:
         """Say every now and then that we are here."""
@@ -199,11 +216,14 @@ class Devices:
             self._visited.discard(state.name)
 
     def _remember(self, state: DeviceState) -> None:
-        """Remember what an earlier run, or another, has told a device that is now ours to visit."""
+        """Remember what an earlier run, or another, has told a device that is now ours to visit.
+
+        One that has refused since, or did not follow, may still do what we know of.
+        """
         told = rules.command_of(state.told)
         if isinstance(told, Setpoint):
             self.told[state.name] = Told(told, state.memory or {})
-        else:
+        elif told is not None:
             self.told.pop(state.name, None)
 
     def _took(self, name: str, command: Command, memory: Memory) -> None:

@@ -241,7 +241,12 @@ def _curve(cell: Held, window: Window) -> _Curve | None:
     follows: Command | None = wanted if ill is None else confirmed
     assert isinstance(cell.ability, Weekly)
     if isinstance(follows, Profile):
-        return _Curve(_most(follows.points, window, cell.ability), limits.min_w, ill)
+        most_w = _most(follows.points, window, cell.ability)
+        if reading.follows is False and reading.output_w is not None:
+            # It holds the profile but does not show it: it goes on as it does now.
+            output_w = round(reading.output_w)
+            return _Curve(tuple(max(w, output_w) for w in most_w), limits.min_w, Cause.DEVICE)
+        return _Curve(most_w, limits.min_w, ill)
     return _Curve((limits.max_w,) * window.ticks, limits.min_w, ill)
 
 

@@ -9,6 +9,8 @@ where the group exports by itself, that comes off the limit in either case.
 Interpretation: an optimum raises cells and never throttles them; that is the batteries' task.
 Interpretation: the window begins where the envelope in force does, and a profile that keeps the
 limits and is nowhere more than 100 W away from what would be best stays: each change costs quota.
+That of the import it must keep by the loads expected within 12 h: what is measured now changes
+what is expected a day later, so it is changed for that reason twice a day at most.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from functools import lru_cache
 from fpd.adapters.device import Command, Profile
 from fpd.domain.control.ability import Weekly
 from fpd.domain.control.caps import (
+    TICKS_PER_DAY,
     TICKS_PER_WEEK,
     NetLoad,
     TickLimits,
@@ -38,6 +41,7 @@ from fpd.flows.steering import Wanted, rest
 
 _LONGEST_PAST = timedelta(days=1)
 _MATTERS_W = 100
+_SOON = TICKS_PER_DAY // 2
 _Ticks = tuple[int | None, ...]
 
 
@@ -62,13 +66,16 @@ def profiles(
     of: Window,
     load: Expected | None = None,
     count_on_load: bool = False,
+    now: datetime | None = None,
 ) -> list[Wanted]:
     """Return what the fuel cells are to follow so that together they keep the group's limits.
 
     A unit that is not exporting gets its profile too, so that it wakes up limited. One that
     ignores profiles gets none: the others make room for what it delivers. Where nothing is
     limited below what units can do, nor asks for more than their base, each goes back to its own.
+    `now` None: the window begins now.
     """
+    soon = (0 if now is None else tick_of(now) - of.first) + _SOON
     known = [c for c in cells if c.reading is not None and c.reading.limits is not None]
     ruled = [c for c in known if c.reading is not None and c.reading.profiling]
     others_w = sum(_delivers_w(c) for c in known if c not in ruled)
@@ -86,7 +93,7 @@ def profiles(
         wanted.append(
             Wanted(
                 device=cell,
-                command=_kept_or(_profile(share, of, limits, ability), cell, share, of),
+                command=_kept_or(_profile(share, of, limits, ability), cell, share, of, soon),
                 plan={
                     "reason": why,
                     "most_w": lowest_w,
@@ -187,6 +194,16 @@ def _highest(most_w: _Ticks, of: Window, limits: UnitLimits, ability: Weekly) ->
     return _following(_Share(most_w, none, none), of, limits, ability, limits.max_w)
 
 
+@lru_cache(maxsize=256)
+def _lowest(
+    least_w: _Ticks, until: int, of: Window, limits: UnitLimits, ability: Weekly
+) -> Profile:
+    """Return the profile that gives no more than the import limit needs in the first ticks."""
+    none = (None,) * of.ticks
+    soon = (*least_w[:until], *none[until:])
+    return _following(_Share(none, soon, none), of, limits, ability, limits.min_w)
+
+
 def _following(
     share: _Share, of: Window, limits: UnitLimits, ability: Weekly, base_w: int
 ) -> Profile:
@@ -200,7 +217,7 @@ def _following(
     return Profile(points=tuple((point.tick, point.power_w) for point in followed.points))
 
 
-def _kept_or(best: Profile, cell: Steered, share: _Share, of: Window) -> Command:
+def _kept_or(best: Profile, cell: Steered, share: _Share, of: Window, soon: int) -> Command:
     """Return the profile that is wanted already if it does nearly as well, else the best one."""
     before = command_of(cell.state.wanted)
     ability = cell.ability
@@ -208,9 +225,10 @@ def _kept_or(best: Profile, cell: Steered, share: _Share, of: Window) -> Command
     if not isinstance(before, Profile) or before == best:
         return best
     most = curve(_highest(share.most_w, of, _limits(cell), ability))
+    least = curve(_lowest(share.least_w, soon, of, _limits(cell), ability))
     near = all(
-        was <= highest and abs(was - now) <= _MATTERS_W
-        for was, now, highest in zip(curve(before), curve(best), most, strict=True)
+        min(now, lowest) <= was <= highest and abs(was - now) <= _MATTERS_W
+        for was, now, highest, lowest in zip(curve(before), curve(best), most, least, strict=True)
     )
     return before if near else best
 

@@ -9,6 +9,7 @@ import structlog
 
 from fpd.errors import Forbidden, Unauthenticated
 from fpd.flows.context import Context
+from fpd.flows.lately import Lately
 from fpd.flows.registration import sha256
 from fpd.flows.together import Together
 from fpd.oscp import dialects, headers
@@ -19,7 +20,6 @@ from fpd.store.senders import Bearer
 log = structlog.get_logger()
 
 _LATELY_S = 1.0  # so long a changed dialect may go unnoticed; the token itself is judged each time
-_MOST_KNOWN = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,20 +41,13 @@ class Tokens:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._together = Together("tokens", self._find, spawn=context.spawn)
-        self._known: dict[bytes, tuple[Bearer, float]] = {}
+        self._lately: Lately[Bearer] = Lately(_LATELY_S, steady=context.steady)
 
     def lately(self, token: str) -> tuple[bytes, Bearer] | None:
         """Return whose token this was a moment ago, None if it was not asked for."""
         digest = sha256(token)
-        bearer, at_s = self._known.get(digest, (None, 0.0))
-        if bearer is None or self._context.steady() - at_s > _LATELY_S:
-            return None
-        return digest, bearer
-
-    def _remember(self, digest: bytes, bearer: Bearer) -> None:
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-        self._known[digest] = (bearer, self._context.steady())
+        bearer = self._lately.find(digest)
+        return None if bearer is None else (digest, bearer)
 
     async def bearer(self, token: str) -> Bearer:
         """Return whose OSCP token this is; the first use of a new one ends the old ones."""
@@ -66,7 +59,7 @@ class Tokens:
             async with self._context.db.connection() as conn:
                 await senders.settle_token(conn, sha256=digest)
         else:
-            self._remember(digest, bearer)
+            self._lately.keep(digest, bearer)
         return bearer
 
     async def _find(self, sha256s: Sequence[bytes]) -> list[Bearer | None]:

@@ -93,7 +93,7 @@ class Intake:
         await self._follow(
             owed=any(done.owed for _, done in kept),
             replacing={one.replaces(done.group_id) for one, done in kept if done.waits},
-            controlled=any(done.controlled for _, done in kept),
+            watched=any(done.watched for _, done in kept),
         )
         return {one for one, _ in kept}
 
@@ -117,7 +117,7 @@ class Intake:
                 for one, accepted in kept
                 if accepted.group.optimizer_waits
             },
-            controlled=any(accepted.group.controlled for _, accepted in kept),
+            watched=any(accepted.group.watched for _, accepted in kept),
         )
         if outlets:
             self._context.bells.publishing()
@@ -144,12 +144,11 @@ class Intake:
             judge = _Judge(looked, now)
             verdicts = [judge.verdict(one) for one in arrived]
             accepted = [v for v in verdicts if isinstance(v, Accepted)]
-            controlled = {one.group.group_id for one in accepted if one.group.controlled}
+            groups = {one.group.group_id for one in accepted}
             if accepted:
                 async with conn.pipeline():
                     await intake.keep(conn, judge.new, now=now)
-                    if controlled:
-                        await store.want_control(conn, group_ids=controlled, now=now)
+                    await store.want_control(conn, group_ids=groups, now=now)
                     await forecasts.pass_on(conn, accepted, now=now)
                 await forecasts.publish(context, conn, accepted, looked.outlets, now=now)
             for one in {one.peer.id: one for one in accepted}.values():
@@ -168,9 +167,7 @@ class Intake:
             request_id=one.inbound.request_id,
         )
 
-    async def _follow(
-        self, *, owed: bool, replacing: Collection[Forwarded], controlled: bool
-    ) -> None:
+    async def _follow(self, *, owed: bool, replacing: Collection[Forwarded], watched: bool) -> None:
         """Do what kept forecasts ask for beyond being kept."""
         if replacing:
             try:
@@ -180,7 +177,7 @@ class Intake:
                 log.info("forecasts.not_superseded", reason=str(error))
         if owed:
             self._context.bells.delivery()
-        if controlled:
+        if watched:  # the others are looked at soon enough
             self._context.bells.control()
 
 

@@ -4,19 +4,22 @@ A device that follows setpoints keeps the last one, some for ever, so nobody may
 that nobody stands by. What follows a weekly profile goes on with it.
 
 Interpretation (reference: devices §5.9): a daemon that is told to stop lets go of a device unless
-another daemon looks after it; a daemon that has lost its database lets go of what it has told
-itself once it has missed three decisions, unless the device does something else by now.
+another daemon looks after it, or it is itself about to be started again; a daemon that has lost
+its database lets go of what it has told itself once it has missed three decisions, unless the
+device does something else by now.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 
 import structlog
 
 from fpd.adapters.device import DeviceFault, Release
 from fpd.errors import Unavailable
+from fpd.flows import handing_over
 from fpd.flows.context import Context
 from fpd.flows.devices import Devices, Told
 from fpd.store import stewards
@@ -29,14 +32,29 @@ _LEAST_PATIENCE_S = 30.0
 _AGAIN_S = 5.0
 
 
-async def at_the_end(context: Context, visits: Devices) -> None:
-    """Send home what no other daemon looks after; nothing is begun any more by others of ours."""
+async def _nobody() -> Collection[str]:
+    return ()
+
+
+async def at_the_end(
+    context: Context,
+    visits: Devices,
+    heirs: Callable[[], Awaitable[Collection[str]]] = _nobody,
+) -> None:
+    """Send home what no other daemon looks after; nothing is begun any more by others of ours.
+
+    `heirs` tells which devices a restart takes up again: those go on as they were told.
+    """
     if not context.config.devices or visits.claimed_s is None:
         return
     try:
         async with context.db.transaction() as conn:
             kept = await stewards.leave(conn, holders=[context.holder], now=context.clock())
         names = [name for name in visits.not_left_alone if name not in kept]
+        returning = await heirs()
+        going_on = {n: visits.told[n] for n in names if n in returning and n in visits.told}
+        handed = handing_over.leave(context.config, going_on)
+        names = [name for name in names if name not in handed]
         states = await visits.send_home(names, why="the daemon stops", within_s=_WITHIN_S)
     except Unavailable as away:
         log.warning("devices.left", reason=str(away))

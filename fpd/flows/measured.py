@@ -70,8 +70,10 @@ class Metering(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def _is_sum(settings: Settings, *, of_energy: bool) -> bool:
+    if len(settings.properties) == 1:
+        return False
     is_register = of_energy and settings.statistic is StatisticType.DIFFERENCE
-    return len(settings.properties) > 1 and not is_register
+    return not is_register
 
 
 def metering_of(asset: Asset) -> Metering | None:

@@ -32,9 +32,10 @@ log = structlog.get_logger()
 
 P = TypeVar("P")
 
+EVERY = timedelta(seconds=1)  # by the metronome
 _LEASE = timedelta(seconds=60)
 _GROUPS = 500  # claimed at a time
-_ABREAST = 2
+_ABREAST = 3
 # Datum younger than this are not summed up yet: most of those that come late come soon.
 _RIPE = timedelta(seconds=5)
 
@@ -48,20 +49,39 @@ async def step(context: Context) -> bool:
         late = await corrections.take_late(conn, now=now, reach=_rules(context).reach)
     corrected = await _correct(context, now=now)
     closed = await _close_due(context, now=now)
+    if not closed:
+        await _wake(context)
     return bool(late or corrected or closed)
 
 
+async def _wake(context: Context) -> None:
+    """Ring when the next period is due, if that is before the metronome rings anyway."""
+    now = context.clock()
+    async with context.db.connection() as conn:
+        due_at = await measurements.next_due(conn, now=now, before=now + EVERY)
+    if due_at is not None:
+        delay_s = (due_at - now).total_seconds()
+        asyncio.get_running_loop().call_later(delay_s, context.bells.measuring)
+
+
 async def sum_up(context: Context) -> bool:
-    """Sum up what was read of periods that are running, so that they can be closed at once."""
+    """Sum up what was read of periods that are running, so that they can be closed at once.
+
+    Left for later while periods are closed: that is what is waited for.
+    """
     now = context.clock()
     until = now - _RIPE
     async with context.db.transaction() as conn:
+        if await measurements.are_being_closed(conn, now=now):
+            return False
         spans = await measurements.running(conn, now=now, until=until)
         if spans:
             await parts.note_known(conn, until_at=until)
             cut = await pieces(conn, spans, most=PAGE)
     for page in pages(list(chain.from_iterable(cut)), most=PAGE) if spans else []:
         async with context.db.transaction() as conn:
+            if await measurements.are_being_closed(conn, now=context.clock()):
+                break
             await parts.one_by_one(conn)
             await parts.fill(conn, page, known=until, reach=_rules(context).farthest)
     return False
@@ -147,7 +167,7 @@ async def _settle(
         async with context.db.transaction() as conn:
             owed = [_owed(context, due, report, now=now) for due, report in reported]
             await outbox.owe(conn, owed, now=now)
-            await _announce(context, conn, [due for due, _ in reported], owed, now=now)
+            await _announce(context, conn, reported, owed, now=now)
             await corrections.note(conn, told, now=now)
             for due in missed:
                 await _record(conn, "measurement.missed", due, now=now)
@@ -187,7 +207,7 @@ async def _amend(context: Context, work: Sequence[Work[Doubt]], *, now: datetime
                 )
                 await _record(conn, "measurement.corrected", due, now=now, revision=revision)
             await outbox.owe(conn, owed, now=now)
-            await _announce(context, conn, [due for due, _ in changed], owed, now=now)
+            await _announce(context, conn, changed, owed, now=now)
             await corrections.note(conn, told, now=now)
             await corrections.go_on(conn, [one.due for one in work])
 
@@ -216,7 +236,7 @@ def _owed(context: Context, due: Due, report: Made, *, now: datetime, revision: 
 async def _announce(
     context: Context,
     conn: AsyncConnection,
-    of: Sequence[Due],
+    of: Sequence[tuple[Due, Made]],
     owed: Sequence[Owed],
     *,
     now: datetime,
@@ -231,9 +251,10 @@ async def _announce(
             request_id=message.request_id,
             revision=message.revision,
             end_at=due.period.end_at,
-            body=message.body or b"",
+            body=report.body,
+            cuts=report.cuts,
         )
-        for due, message in zip(of, owed, strict=True)
+        for (due, report), message in zip(of, owed, strict=True)
     ]
     await announcing.owe_reports(context, conn, reported, now=now)
 

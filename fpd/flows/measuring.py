@@ -26,11 +26,12 @@ from fpd.domain.measurement import Period, Reading, Rules
 from fpd.flows.context import Context
 from fpd.flows.measured import Metering, Result, metering_of, result
 from fpd.flows.reports import Report
-from fpd.store import parts, readings
+from fpd.store import carries, parts, readings
+from fpd.store.carries import Next
 from fpd.store.corrections import Doubt
 from fpd.store.db import retried
 from fpd.store.measurements import Due
-from fpd.store.parts import Next, Part, PartKey
+from fpd.store.parts import Part, PartKey
 from fpd.store.spans import Piece, Span, pages, pieces
 
 D = TypeVar("D", bound=Due)
@@ -38,7 +39,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PAGE = 1000  # assets read at a time
-_BREATH = 25  # assets measured without letting others work
+_BREATH = 75  # assets measured without letting others work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +152,7 @@ async def _carry_on(context: Context, works: Sequence[Work[D]]) -> None:
     @retried
     async def carried() -> None:
         async with context.db.transaction() as conn:
-            await parts.carry_on(conn, nexts)
+            await carries.carry_on(conn, nexts)
 
     await carried()
     for work in works:
@@ -177,7 +178,7 @@ async def _read(
         sought = [w for m in metered for w in m.sought(periods[m.group])]
         series = await readings.readings(conn, sought, reach=rules.hold)
         if looks_again:
-            for key in await parts.told_open(conn, spans):
+            for key in await carries.told_open(conn, spans):
                 if key in found:
                     found[key] = found[key].without_after()
     return _Page(metered=metered, found=found, series=iter(series), carries_all=looks_again)

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from fpd.adapters.device import Memory, recalled
+from fpd.adapters.device import Clock, Memory, recalled
 from fpd.adapters.lenient import mapping
 from fpd.adapters.myems_api import Myems
 from fpd.adapters.myems_server import ServerClock
@@ -73,9 +73,53 @@ class Row(msgspec.Struct, kw_only=True):
 
 
 class _Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`rows` are those of the owner `of`; `event` was told by the command `event_of`."""
+
     rows: list[Row] = []
+    of: str | None = None
     event: int | None = None
+    event_of: int | None = None
     day: str | None = None
+
+
+def is_shown(memory: Memory) -> bool:
+    """Tell whether a listener has left anything there that is to be taken away."""
+    kept = recalled(memory, _Memory)
+    return kept is not None and bool(kept.rows or kept.event)
+
+
+async def withdraw(server: Myems, kept: _Memory) -> None:
+    """Take away what is shown, wherever that is."""
+    if kept.rows and kept.of is not None:
+        family, _, owner = kept.of.partition("/")
+        there = {row.id: row for row in await server.schedules(family, int(owner))}
+        for row in kept.rows:
+            found = _found(row, there, kept.rows)
+            if found is not None:
+                await server.drop_schedule(family, int(owner), found)
+        log.info("myems.schedules_withdrawn", of=kept.of, rows=len(kept.rows))
+    kept.rows = []
+    if kept.event and kept.event_of is not None:
+        await server.send(kept.event_of, Decimal(0))
+    kept.event = None
+
+
+class Withdrawal:
+    """Takes away what a listener has shown that is not configured any more."""
+
+    read_every_s = 3600.0
+
+    def __init__(self, server: Myems, clock: Clock) -> None:
+        self._server = server
+        self._clock = clock
+
+    async def read(self, memory: Memory) -> Polled:
+        """Take it away. Raises DeviceFault."""
+        kept = recalled(memory, _Memory) or _Memory()
+        await withdraw(self._server, kept)
+        return Polled(
+            at=self._clock(), dispatchable=True, memory=mapping(msgspec.to_builtins(kept))
+        )
 
 
 class Listener:
@@ -103,6 +147,7 @@ class Listener:
         offset = await self._server_clock.offset()
         envelopes, trouble = await self._envelopes()
         again_s = None
+        await self._move(kept)
         if self._config.schedules_of is not None:
             before = [row.shown for row in kept.rows]
             wanted = shown(envelopes, self._config.peak_type, before, now=now, offset=offset)
@@ -117,6 +162,14 @@ class Listener:
             memory=mapping(msgspec.to_builtins(kept)),
             again_s=again_s if again_s is not None else self._edge_s(envelopes, now),
         )
+
+    async def _move(self, kept: _Memory) -> None:
+        """Take away what was shown elsewhere, before the configuration was changed."""
+        here = self._config.schedules_of, self._config.event_command_id
+        before = kept.of, kept.event_of
+        if before not in (here, (None, None)):
+            await withdraw(self._server, kept)
+        kept.of, kept.event_of = here
 
     def _edge_s(self, envelopes: Sequence[Envelope], now: datetime) -> float | None:
         """Return how soon something changes, if that is before the next poll."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Any, Final
 
 from psycopg import AsyncConnection
@@ -18,6 +19,7 @@ from fpd.domain.control.ability import Storage
 from fpd.domain.control.caps import TICKS_PER_WEEK, tick_of, tick_start
 from fpd.domain.control.expected import Expected
 from fpd.domain.control.plan import Break, Plan, Problem
+from fpd.domain.control.wishes import NO_WISHES, Wishes
 from fpd.flows.context import Context
 from fpd.flows.explain import own
 from fpd.flows.steered import Steered
@@ -59,15 +61,15 @@ class Planned:
         """Return the load expected, unless that is too long ago."""
         return self.load if now - self.row.made_at <= _OLD_LOAD else None
 
-    def wishes(self, devices: Iterable[Steered], *, now: datetime) -> dict[str, int]:
-        """Return what batteries are to deliver now (W, charge negative); others have no wish.
+    def wishes(self, devices: Iterable[Steered], *, now: datetime) -> Wishes:
+        """Return what is wished of batteries now.
 
         A battery that holds hardly more than what is planned with later is kept from giving it.
         """
         position = tick_of(now) - tick_of(self.row.from_at)
         if not timedelta(0) <= now - self.row.made_at <= _OLD:
-            return {}
-        found = {}
+            return NO_WISHES
+        found, reserves = {}, {}
         for device in devices:
             told, ability = self.devices.get(device.name), device.ability
             if told is None or told.power_w is None or told.reserve_wh is None:
@@ -79,12 +81,30 @@ class Planned:
             capacity_wh = float(ability.battery.capacity_wh)
             least_wh = float(ability.battery.soc_min) * capacity_wh / 100
             reserve_wh = told.reserve_wh[position]
+            if reserve_wh > least_wh:
+                reserves[device.name] = reserve_wh
             spare_wh = (soc or 0) * capacity_wh / 100 - reserve_wh
             if abs(power_w) >= _LEAST_W:
                 found[device.name] = power_w
             elif reserve_wh > least_wh and spare_wh < _NEAR * capacity_wh:
                 found[device.name] = 0
-        return found
+        return Wishes(power_w=found, reserve_wh=reserves, beyond_w=self._beyond_w(position))
+
+    def _beyond_w(self, position: int) -> int:
+        """Return what batteries discharge together in a period beyond what its limit asks for."""
+        periods = self.row.periods
+        given_w = sum(
+            told.power_w[position]
+            for told in self.devices.values()
+            if told.type == "battery" and told.power_w and position < len(told.power_w)
+        )
+        limit_w: int | None = periods["import_limit_w"][position]
+        if limit_w is None:
+            return max(given_w, 0)
+        net_w: float = periods["net_w"][position]
+        spare: float = periods.get("spare", 0.0)
+        asked_w = max(ceil(net_w + given_w - limit_w * (1 - spare)), 0)
+        return max(given_w - asked_w, 0)
 
 
 class Plans:
@@ -145,6 +165,7 @@ def written(
         solve_s=solve_s,
         periods={
             "period_s": problem.period_s,
+            "spare": problem.spare,
             "load_source": load.source,
             "load_known": load.is_known,
             "load_w": [load.usual_w[q] for q in quarters],

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import structlog
+from psycopg import AsyncConnection
 
 from fpd.adapters import http, platforms
 from fpd.adapters.device import DeviceFault, Health, Reading, Source, Unreachable, Wiring
@@ -26,7 +27,8 @@ from fpd.domain.datum import Datum
 from fpd.errors import Unavailable
 from fpd.flows import ingest, telling
 from fpd.flows.context import Context
-from fpd.flows.myems_listener import Listener
+from fpd.flows.holder import gone
+from fpd.flows.myems_listener import Listener, Withdrawal, is_shown
 from fpd.flows.readings import exact
 from fpd.store import events
 from fpd.store import platforms as store
@@ -47,7 +49,8 @@ class Platforms:
         self._context = context
         self._wiring: Wiring | None = None
         self._platforms: Mapping[str, Platform] = {}
-        self._polls: Mapping[str, Mapping[str, Source]] = {}
+        self._polls: dict[str, dict[str, Source]] = {}
+        self._withdrawals: dict[str, Source] = {}
         self._enrolled = False
 
     async def step(self) -> bool:
@@ -58,15 +61,11 @@ class Platforms:
         now = self._context.clock()
         async with self._context.db.transaction() as conn:
             if not self._enrolled:
-                for one in self._platforms.values():
-                    jobs = list(self._polls[one.name])
-                    dues = [now + timedelta(seconds=random.uniform(0, _FIRST_S)) for _ in jobs]
-                    await store.enrol(
-                        conn, name=one.name, kind=one.kind, jobs=jobs, dues=dues, now=now
-                    )
+                await self._enrol(conn, now)
             claimed = await store.claim(
                 conn,
                 most={one.name: one.most for one in self._platforms.values()},
+                holder=self._context.holder,
                 now=now,
                 until=now + _LEASE,
             )
@@ -74,6 +73,21 @@ class Platforms:
         for poll in claimed:
             self._context.spawn(self._run(poll), name=f"platform {poll.platform} {poll.job}")
         return False
+
+    async def _enrol(self, conn: AsyncConnection, now: datetime) -> None:
+        """Make the polls known, and have what other ones have left at a platform withdrawn."""
+        await store.take_back(conn, gone=gone, now=now)
+        for name, job, memory in await store.remembered(conn):
+            if job in self._polls.get(name, {}) or not is_shown(memory):
+                continue
+            if name in self._withdrawals:
+                self._polls[name][job] = self._withdrawals[name]
+            else:
+                log.warning("platform.left_behind", platform=name, job=job, shown=memory)
+        for one in self._platforms.values():
+            jobs = list(self._polls[one.name])
+            dues = [now + timedelta(seconds=random.uniform(0, _FIRST_S)) for _ in jobs]
+            await store.enrol(conn, name=one.name, kind=one.kind, jobs=jobs, dues=dues, now=now)
 
     async def close(self) -> None:
         """Say goodbye and let go of every connection; called once no poll runs any more."""
@@ -105,6 +119,7 @@ class Platforms:
             return telling.listeners(self._context, config, wiring)
         client = server(config, wiring, most=config.max_requests)
         server_clock = ServerClock(client, config.utc_offset, self._context.clock)
+        self._withdrawals[name] = Withdrawal(client, self._context.clock)
         return {
             f"listener/{row.group_id}": Listener(
                 self._context, row, client, server_clock, read_every_s=config.poll_s

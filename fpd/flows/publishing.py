@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
+from typing import Literal
 
 import structlog
 from psycopg import AsyncConnection
@@ -31,6 +32,7 @@ from fpd.store.publications import Outlet, Publication
 log = structlog.get_logger()
 
 _PART = 500
+_BREATH = 50  # datum made without letting others work
 _EARLIER, _EARLIER_BYTES = 32, 2**20
 
 Placed = tuple[Outlet, str, Iterable[Datum]]
@@ -179,16 +181,26 @@ async def owe(
     """Owe datum to the broker and, unless not to be `kept`, write them to our own streams."""
     encoding = context.config.mqtt.encoding
     made = ((outlet, name, datum) for outlet, name, those in placed for datum in those)
-    # A part at a time, so that others are served between the datum of very long forecasts.
-    while part := list(islice(made, _PART)):
-        messages = [
-            Publication(
-                topics.datum(datum.stream), codec.encode(datums.flat(datum, name), encoding)
-            )
-            for outlet, name, datum in part
-            if outlet.to_solar_flux
-        ]
+    # A part at a time, so that others are served between the datum of very long messages.
+    while part := list(islice(made, _BREATH)):
+        while len(part) < _PART and (more := list(islice(made, _BREATH))):
+            await asyncio.sleep(0)
+            part += more
+        messages: list[Publication] = []
+        for first in range(0, len(part), _BREATH):
+            messages += _publications(part[first : first + _BREATH], encoding)
+            await asyncio.sleep(0)
         await publications.owe(conn, messages, now=now)
         if kept:
             own = [datum for outlet, _, datum in part if outlet.to_solar_in]
             await streams.write(conn, own, now=now, is_own=True)
+
+
+def _publications(
+    made: Sequence[tuple[Outlet, str, Datum]], encoding: Literal["json", "cbor"]
+) -> list[Publication]:
+    return [
+        Publication(topics.datum(datum.stream), codec.encode(datums.flat(datum, name), encoding))
+        for outlet, name, datum in made
+        if outlet.to_solar_flux
+    ]

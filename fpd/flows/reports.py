@@ -31,6 +31,7 @@ _OF_ASSETS: Final = messages.UpdateAssetMeasurements
 _OF_GROUP: Final = messages.UpdateGroupMeasurements
 _WH: Final = {MeasurementUnit.WH: 1, MeasurementUnit.KWH: 1000}
 _UNITS: Final = {unit: messages.EnergyUnit(unit.wire) for unit in _WH}
+_OF_VALUES: Final = {unit: Unit(unit.wire) for unit in MeasurementUnit}
 _DIRECTIONS: Final = {term: messages.EnergyDirection(term.wire) for term in EnergyDirection}
 _TYPES: Final = {term: messages.EnergyType(term.wire) for term in EnergyType}
 
@@ -65,11 +66,15 @@ def hears_corrections(due: Due) -> bool:
 
 
 class Made(NamedTuple):
-    """A message of a peer, and what it is recognised by."""
+    """A message of a peer, and what it is recognised by.
+
+    `cuts`: where in the body runs of some entries begin and end, for who reads it piece by piece.
+    """
 
     operation: str
     body: bytes | bytearray
     sha256: bytes
+    cuts: Sequence[tuple[int, int]]
 
 
 class Report:
@@ -95,6 +100,7 @@ class Report:
         self._first: Result | None = None
         self._is_empty = True
         self._body = bytearray()
+        self._cuts: list[tuple[int, int]] = []
         self._digest = hashlib.sha256()
         self._energies: dict[_Kind, _Sum] = {}
         self._values: dict[tuple[Phase, Unit], Total] = {}
@@ -130,7 +136,8 @@ class Report:
             return None
         self._write(b"]}")
         of = "asset" if self._of_assets else "group"
-        return Made(f"update_{of}_measurements", self._body, self._digest.digest())
+        operation = f"update_{of}_measurements"
+        return Made(operation, self._body, self._digest.digest(), self._cuts)
 
     def _write(self, json: bytes) -> None:
         self._body += json
@@ -140,6 +147,7 @@ class Report:
         if entries:
             json = messages.encode_list(entries)
             self._write(json if self._is_empty else b"," + json)
+            self._cuts.append((len(self._body) - len(json), len(self._body)))
             self._is_empty = False
 
     def _add_entries(self, results: Sequence[Result]) -> None:
@@ -159,7 +167,7 @@ class Report:
                 kind = _Kind(of.phase, of.energy.direction, of.energy.type)
                 self._energies.setdefault(kind, _Sum(kind)).add(r, of.energy, self._continuous)
             if self._of_assets and of.instantaneous is not None and r.value is not None:
-                of_value = of.phase, Unit(of.instantaneous.unit.wire)
+                of_value = of.phase, _OF_VALUES[of.instantaneous.unit]
                 self._values.setdefault(of_value, Total()).add(r.value)
 
     def _summed(self) -> Sequence[Struct]:
@@ -244,7 +252,7 @@ def _asset_entry(
         value = messages.InstantaneousMeasurement(
             value=reported(result.value),
             phase=of.phase,
-            unit=Unit(of.instantaneous.unit.wire),
+            unit=_OF_VALUES[of.instantaneous.unit],
             measure_time=period.end_at,
         )
     if energy is None and value is None:

@@ -2,6 +2,7 @@
 
 Whatever waits does so for an instant, so after a step back of an hour it would wait an hour more:
 retries, control, handshakes. All of it is looked at now instead; being early does no harm.
+Limits that had ended hold again, so control judges once more which forecasts are out of date.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import structlog
 
 from fpd.errors import Unavailable
 from fpd.flows.context import Context
-from fpd.store import set_back
+from fpd.store import forecasts, set_back
 
 log = structlog.get_logger()
 
@@ -24,6 +25,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TOLERANCE = timedelta(seconds=2)  # what is corrected more gently than by a step
 _LEASE = timedelta(seconds=60)  # the longest of any flow
 _EVERY_S = 1.0
+_REOPENED = 100  # of a group
 
 
 class Watch:
@@ -55,6 +57,7 @@ class Watch:
         now = self._context.clock()
         async with self._context.db.transaction() as conn:
             late = await set_back.pull(conn, now=now, lease=_LEASE)
+            await forecasts.reopen(conn, most=_REOPENED)
         log.warning("clock.set_back", by_s=self._behind.total_seconds(), late=late)
         self._behind = timedelta(0)
         return True

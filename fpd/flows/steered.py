@@ -53,6 +53,28 @@ class Steered:
         stale_after = timedelta(seconds=self.config.stale_after_s)
         return self.reading is not None and now - self.reading.at <= stale_after
 
+    def usable(self, now: datetime) -> bool:
+        """Whether it may be told a setpoint now."""
+        return (
+            self.reading is not None
+            and self.reading.dispatchable
+            and self.fresh(now)
+            and not self.alone
+        )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it did not take its last command: it is tried again in its own time."""
+        return self.reading is not None and self.reading.untaken is not None
+
+    @property
+    def doubted(self) -> bool:
+        """Whether it lately did not answer, take its command or follow it.
+
+        What it is told may come to nothing, so what it does counts, and others carry the rest.
+        """
+        return self.waits or self.state.failures > 0 or self.state.attempts > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
@@ -82,11 +104,11 @@ def carried_load(
             measured.watts or Decimal(0),
             measured.at,
             [_output(d) for d in usable],
-            before_w=_load_before(usable, now),
+            before_w=_load_before(devices, usable, now),
         )
         return load_w, measured.detail or "measured by the meter"
     out_of_reach = [d for d in devices if d not in usable]
-    others_w = sum((_assumed_w(d, envelope) for d in out_of_reach), Decimal(0))
+    others_w = sum((_assumed_w(d, envelope, now) for d in out_of_reach), Decimal(0))
     others_w += sum((_cell_w(d, envelope, now) for d in cells), Decimal(0))
     return measured.watts - others_w, measured.detail or "that of the uncontrolled assets"
 
@@ -95,23 +117,38 @@ def _output(device: Steered) -> behind_meter.Output:
     reading = device.reading
     if reading is None or reading.output_w is None:
         return behind_meter.Output(seen=())
+    # What it was seen to follow shows in its readings, exactly; until then it may come any moment.
+    coming = device.state.told != device.state.confirmed
     return behind_meter.Output(
         seen=(*reading.recent, (reading.at, reading.output_w)),
-        told_w=told_w(device),
+        told_w=told_w(device) if coming else None,
         told_at=device.state.told_at,
     )
 
 
-def _load_before(devices: Sequence[Steered], now: datetime) -> int | None:
-    """Return what the last decision took the load for, if that was a moment ago."""
+def _load_before(
+    devices: Sequence[Steered], carriers: Sequence[Steered], now: datetime
+) -> int | None:
+    """Return what the last decision took the load for, if that was a moment ago.
+
+    Who does not carry it any more delivers a part of it now, and the other way round.
+    """
     known = [
-        (device.state.wanted_at, load_w)
+        (device.state.wanted_at, load_w, (device.state.plan or {}).get("carried_by"))
         for device in devices
         if device.state.wanted_at is not None
         and timedelta(0) <= now - device.state.wanted_at <= _JUST_DECIDED
         and isinstance(load_w := (device.state.plan or {}).get("net_load_w"), int)
     ]
-    return max(known)[1] if known else None
+    if not known:
+        return None
+    _, load_w, carried_by = max(known, key=lambda one: one[0])
+    names = {device.name for device in carriers}
+    before = names if carried_by is None else set(carried_by)
+    outputs = {d.name: d.reading.output_w or 0 for d in devices if d.reading is not None}
+    joined = sum(outputs.get(name, 0) for name in names - before)
+    left = sum(outputs.get(name, 0) for name in before - names)
+    return round(load_w + joined - left)
 
 
 def told_w(device: Steered) -> int | None:
@@ -120,11 +157,14 @@ def told_w(device: Steered) -> int | None:
     return power_w if isinstance(power_w, int) else None
 
 
-def _assumed_w(device: Steered, envelope: Envelope) -> Decimal:
+def _assumed_w(device: Steered, envelope: Envelope, now: datetime) -> Decimal:
     """Return what a device out of reach delivers: what it was told, or left to itself, does.
 
-    Of the two the worse for the limits; under both the one that it was told.
+    Of the two the worse for the limits; under both the one that it was told. One that was read
+    lately does what it was seen to do.
     """
+    if device.usable(now) and device.reading is not None and device.reading.output_w is not None:
+        return Decimal(str(device.reading.output_w))
     ability, last_w = device.ability, told_w(device)
     rest_w = ability.rest_w if isinstance(ability, Adjustable) else 0
     if last_w is None:

@@ -10,19 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from fpd.adapters.device import Command, Release, Setpoint
 from fpd.domain.control.ability import Ability, Adjustable, Storage, Weekly
 from fpd.domain.control.caps import ceil_w
 from fpd.domain.control.phases import PhaseLimit, room, sharing
-from fpd.domain.control.setpoint import Charge, available, rested
+from fpd.domain.control.setpoint import Battery, Charge, available, rested
 from fpd.domain.control.share import Reach, Shared, narrowed, share
+from fpd.domain.control.wishes import NO_WISHES, Wishes
 from fpd.domain.forecast import Envelope, Reason
 from fpd.domain.units import Phase, floor_w
 from fpd.flows.steered import Measured, Steered, carried_load, told_w
 
-_DWELL_S = 60.0
 _SUSTAIN_STEP = timedelta(minutes=5)
 _NOTHING_KNOWN_W = 10**9
 _NOT_KNOWN = {"over_import_w": 0, "over_export_w": 0, "load_unknown": True}
@@ -56,8 +57,18 @@ class Wanted:
 
 
 def rest(devices: Sequence[Steered], why: str) -> list[Wanted]:
-    """Return the wish that devices go back to what they did before us."""
-    return [Wanted(device=d, command=Release(), plan={"reason": why}) for d in devices]
+    """Return the wish that devices go back to what they did before us.
+
+    That one was empty, or full, is not forgotten meanwhile.
+    """
+    return [
+        Wanted(device=d, command=Release(), plan={"reason": why, **_blocked(d)}) for d in devices
+    ]
+
+
+def _blocked(device: Steered) -> dict[str, Any]:
+    plan = device.state.plan or {}
+    return {name: True for name in ("discharge_blocked", "charge_blocked") if plan.get(name)}
 
 
 def setpoints(
@@ -69,32 +80,57 @@ def setpoints(
     margin: Decimal,
     now: datetime,
     phases: Phases = _NO_PHASES,
-    planned: Mapping[str, int] | None = None,
+    planned: Wishes = NO_WISHES,
 ) -> list[Wanted]:
     """Return what the devices that follow setpoints are to do together.
 
     `margin` is the share of a limit that is kept free because measurement and inverter lag;
     `phases` binds those that are not connected to all of them; `planned` is what a plan wishes of
-    batteries (W, discharge positive), where nothing else is wanted.
+    batteries, where nothing else is wanted.
     """
-    unlimited = envelope.min_w is None and envelope.max_w is None and envelope.optimum_w is None
+    unlimited = _is_unlimited(envelope)
     # Under limits a plan is no wish unless it is known what room there is for it.
-    wishes = planned if planned and (unlimited or measured.watts is not None) else {}
-    if unlimited and not wishes:
+    wishes = planned if unlimited or measured.watts is not None else NO_WISHES
+    if unlimited and not wishes.power_w:
         return rest(devices, "nothing is limited or wanted")
     if measured.lost:
         return rest(devices, f"limits: {envelope.reason}; load: {measured.detail}")
-    usable = [d for d in devices if _usable(d, now)]
+    usable = [d for d in devices if d.usable(now)]
+    counted = [d for d in usable if not d.doubted]
+    doubted = {d.name for d in usable if d.doubted}
     # One that was not read lately keeps its wish: control decides anew as soon as it is read.
     unfit = [d for d in devices if d not in usable and (d.alone or d.fresh(now))]
-    load_w, source = carried_load(devices, usable, cells, envelope, measured, now)
+    ask = partial(_asked, devices, cells, envelope, measured, margin, now, phases, wishes)
+    plan, wanted = ask(counted)
+    if doubted:
+        # What those in doubt are asked for others carry too, as long as they do not deliver it.
+        asked = [w for w in ask(usable)[1] if w.device.name in doubted]
+        wanted += [replace(one, plan={**one.plan, **plan}) for one in asked]
+    return [*(w for d in unfit for w in rest([d], _why_not(d))), *wanted]
+
+
+def _asked(
+    devices: Sequence[Steered],
+    cells: Sequence[Steered],
+    envelope: Envelope,
+    measured: Measured,
+    margin: Decimal,
+    now: datetime,
+    phases: Phases,
+    wishes: Wishes,
+    carriers: Sequence[Steered],
+) -> tuple[dict[str, Any], list[Wanted]]:
+    """Return what `carriers` are asked for if nobody else of the devices can be, and the plan."""
+    load_w, source = carried_load(devices, carriers, cells, envelope, measured, now)
     known = measured.watts is not None
     need = _need(load_w, envelope, margin) if known else _worst(envelope)
-    in_order = sorted(usable, key=lambda d: d.name)
+    in_order = sorted(carriers, key=lambda d: d.name)
     # Where nothing is limited, those without a wish are let go.
-    idle = [d for d in in_order if unlimited and d.name not in wishes]
+    unlimited = _is_unlimited(envelope)
+    idle = [d for d in in_order if unlimited and d.name not in wishes.power_w]
+    wishes = replace(wishes, power_w=wishes.needed(need.low))
     reaches = _on_phases(
-        [_reach(d, envelope, now, wishes.get(d.name)) for d in in_order if d not in idle],
+        [_reach(d, envelope, now, wishes) for d in in_order if d not in idle],
         phases,
         load_w if known else Decimal(0),
     )
@@ -102,6 +138,7 @@ def setpoints(
     found = _shared([one.reach for one in reaches if one.reach.id not in elsewhere], need)
     plan = {
         "reason": f"limits: {envelope.reason}; load: {source}",
+        "carried_by": [d.name for d in in_order],
         **(_residual(load_w, found.total_w, envelope) if known else _NOT_KNOWN),
     }
     if elsewhere and phases.sum_w is not None:
@@ -111,8 +148,7 @@ def setpoints(
         rest_of = _need(left_w, bare, margin) if known else _worst(bare)
         others = _shared([one.reach for one in reaches if one.reach.id in elsewhere], rest_of)
         found = Shared({**found.setpoint_w, **others.setpoint_w})
-    return [
-        *(w for d in unfit for w in rest([d], _why_not(d))),
+    return plan, [
         *rest(idle, "nothing is limited or wanted"),
         *(
             Wanted(
@@ -123,6 +159,10 @@ def setpoints(
             for one in reaches
         ),
     ]
+
+
+def _is_unlimited(envelope: Envelope) -> bool:
+    return envelope.min_w is None and envelope.max_w is None and envelope.optimum_w is None
 
 
 def _on_phases(
@@ -220,12 +260,16 @@ class _Reaching:
     memory: dict[str, Any]
 
 
-def _reach(device: Steered, envelope: Envelope, now: datetime, wish_w: int | None) -> _Reaching:
-    """Return what a device can be told; with a wish of a plan that is what it rests at."""
+def _reach(device: Steered, envelope: Envelope, now: datetime, wishes: Wishes) -> _Reaching:
+    """Return what a device can be told; with a wish of a plan that is what it rests at.
+
+    Interpretation: an optimum is wanted more than what a plan wishes, but it spends nothing of what
+    is planned to keep a limit with later.
+    """
     plan, ability = device.state.plan or {}, device.ability
     memory: dict[str, Any] = {}
     assert not isinstance(ability, Weekly) and device.reading is not None
-    least_w, most_w, rest_w, bound_to = 0, 0, 0, 0
+    least_w, most_w, rest_w, bound_to, spare_w = 0, 0, 0, 0, None
     match ability:
         case Storage(battery=battery):
             charge = Charge(
@@ -235,13 +279,16 @@ def _reach(device: Steered, envelope: Envelope, now: datetime, wish_w: int | Non
             )
             charge = rested(battery, charge)
             most_w, charge_w = available(battery, charge, _sustain(envelope, ability, now))
-            least_w, bound_to = -charge_w, _bound(device, now)
+            least_w, bound_to = -charge_w, _bound(device, ability.dwell_s, now)
+            if envelope.optimum_w is not None and device.name in wishes.reserve_wh:
+                spare_w = _spare_w(battery, charge, wishes.reserve_wh[device.name])
             memory = {
                 "discharge_blocked": charge.discharge_blocked,
                 "charge_blocked": charge.charge_blocked,
             }
         case Adjustable():
             least_w, most_w, rest_w = ability.least_w, ability.most_w, ability.rest_w
+    wish_w = wishes.power_w.get(device.name)
     if wish_w is not None and envelope.optimum_w is None:
         rest_w = wish_w
         memory["planned_w"] = wish_w
@@ -254,18 +301,25 @@ def _reach(device: Steered, envelope: Envelope, now: datetime, wish_w: int | Non
         running_w=told_w(device),
         deadband_w=ability.deadband_w,
         bound_to=bound_to,
+        spare_w=spare_w,
     )
     seen = device.reading
     return _Reaching(device, narrowed(reach, seen.least_w, seen.most_w), memory)
 
 
-def _bound(device: Steered, now: datetime) -> int:
-    """Return the direction that is to be kept: one is not left within a minute of taking it."""
+def _spare_w(battery: Battery, charge: Charge, reserve_wh: int) -> int:
+    """Return what can be delivered for a quarter of an hour without touching the reserve."""
+    stored_wh = (charge.usoc or 0) * battery.capacity_wh / 100
+    return floor_w(max(stored_wh - reserve_wh, Decimal(0)) * battery.eff_discharge * 4)
+
+
+def _bound(device: Steered, dwell_s: float, now: datetime) -> int:
+    """Return the direction that is to be kept: one is not left within moments of taking it."""
     plan = device.state.plan or {}
     direction, since = plan.get("direction"), plan.get("direction_at")
     if direction not in (-1, 1) or not isinstance(since, int | float):
         return 0
-    return int(direction) if 0 <= now.timestamp() - since < _DWELL_S else 0
+    return int(direction) if 0 <= now.timestamp() - since < dwell_s else 0
 
 
 def _turned(device: Steered, setpoint_w: Mapping[str, int], now: datetime) -> dict[str, Any]:
@@ -276,15 +330,6 @@ def _turned(device: Steered, setpoint_w: Mapping[str, int], now: datetime) -> di
     if direction != plan.get("direction") or since is None:
         since = now.timestamp()
     return {"direction": direction, "direction_at": since}
-
-
-def _usable(device: Steered, now: datetime) -> bool:
-    return (
-        device.reading is not None
-        and device.reading.dispatchable
-        and device.fresh(now)
-        and not device.alone
-    )
 
 
 def _why_not(device: Steered) -> str:

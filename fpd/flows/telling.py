@@ -62,6 +62,9 @@ class Telling:
 
     async def _setpoints(self, topic: Topic, cursor: Mapping[str, Any]) -> News:
         assert topic.device is not None
+        if topic.device not in {device.name for device in self._context.config.devices}:
+            trouble = f"no device is called {topic.device!r}: misconfigured"
+            return News(items=(), cursor=cursor, trouble=trouble)
         async with self._context.db.connection() as conn:
             if cursor:
                 after, since = _place(cursor)

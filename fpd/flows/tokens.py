@@ -36,8 +36,8 @@ async def create(
 async def revoke(context: Context, *, id: str, by: Bearer | None) -> tuple[TokenRow | None, bool]:
     """Make a token worthless from now on.
 
-    Return it as it is now, None when it is unknown, and whether it was still valid. Nothing is
-    remembered between requests, so no daemon on the database takes it any more.
+    Return it as it is now, None when it is unknown, and whether it was still valid. No daemon on
+    the database takes it any more: where it is remembered, it is judged with what is done with it.
     """
     now = context.clock()
     async with context.db.transaction() as conn:

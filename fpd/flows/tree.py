@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -24,15 +24,13 @@ from fpd.adapters.device import Command, Profile, Setpoint
 from fpd.domain.control.ability import Storage, Weekly
 from fpd.domain.control.caps import tick_of
 from fpd.domain.control.ticks import Week
-from fpd.domain.forecast import Envelope
 from fpd.flows import announcing
 from fpd.flows.context import Context
 from fpd.flows.device_rules import command_of
 from fpd.flows.home_assistant import Part, Teller
-from fpd.flows.limits import Limits
 from fpd.flows.planned import Planned, Plans, compact
 from fpd.mqtt import discovery, topics
-from fpd.store import overview
+from fpd.store import measurements, overview
 from fpd.store import tree as store
 from fpd.store.overview import Measured
 
@@ -50,7 +48,6 @@ class States:
     """All that the tree tells of, as of one instant."""
 
     groups: list[store.Group]
-    limits: Mapping[int, Envelope]
     power: Mapping[int, Measured]
     plans: Mapping[int, Planned]
     devices: list[store.Device]
@@ -63,7 +60,6 @@ class Tree:
     def __init__(self, context: Context) -> None:
         """Listen for Home Assistant, if it is to be told anything."""
         self._context = context
-        self._limits = Limits()
         self._plans = Plans()
         self._written: dict[int, tuple[int, bytes]] = {}  # by group: which plan, and as what
         self._teller = Teller(context)
@@ -88,6 +84,8 @@ class Tree:
         anew = (births, connections) != self._restated
         if not anew and loop.time() < self._rest_until:
             return False
+        if not anew and await self._yields():
+            return False
         began = loop.time()
         owed = await self._look(anew=anew)
         self._restated = births, connections
@@ -96,6 +94,11 @@ class Tree:
             self._context.bells.publishing()
         return False
 
+    async def _yields(self) -> bool:
+        """Whether others are in a hurry: to look at all newest datum takes long."""
+        async with self._context.db.connection() as conn:
+            return await measurements.are_being_closed(conn, now=self._context.clock())
+
     async def _look(self, *, anew: bool) -> bool:
         context, now = self._context, self._context.clock()
         instance = context.config.mqtt.instance
@@ -103,10 +106,8 @@ class Tree:
             known = self._known
             if known is None:
                 known = await store.known(conn, instance=instance)
-            limits = await self._limits.look(conn, now=now)
             states = States(
-                groups=[_decided(group, limits) for group in await store.groups(conn)],
-                limits=limits,
+                groups=await store.groups(conn),
                 power=await overview.measured(conn, user_id=None, now=now),
                 plans=await self._plans.look(conn),
                 devices=await store.devices(conn, names=[d.name for d in context.config.devices]),
@@ -146,7 +147,6 @@ class Tree:
                 context,
                 conn,
                 announcing.Seen(
-                    groups=[group for group in states.groups if group.id in states.limits],
                     devices=states.devices,
                     peers=states.peers,
                 ),
@@ -172,22 +172,6 @@ class Tree:
             topics.plan(instance, group_id): document
             for group_id, (_, document) in self._written.items()
         }
-
-
-def _decided(group: store.Group, limits: Mapping[int, Envelope]) -> store.Group:
-    """Return a group as it is: what is in force for it may stand in no row."""
-    envelope = limits.get(group.id)
-    if envelope is None:
-        return group
-    return replace(
-        group,
-        min_w=envelope.min_w,
-        max_w=envelope.max_w,
-        optimum_w=envelope.optimum_w,
-        reason=envelope.reason,
-        since_at=None,
-        until_at=envelope.end_at,
-    )
 
 
 async def _documents(

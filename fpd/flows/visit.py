@@ -84,6 +84,7 @@ class Visit:
             async with asyncio.timeout(self._adapter.visit_s):
                 now = self._context.clock()
                 if self._state.due_at <= now and not await self._read():
+                    await self._rest_unseen()
                     return
                 now = self._context.clock()
                 if self._state.command_due_at is not None and self._state.command_due_at <= now:
@@ -122,6 +123,25 @@ class Visit:
             return True
         return not (was_away or self._decision_is_old(self._context.clock()))
 
+    async def _rest_unseen(self) -> None:
+        """Send home who has not said for too long how it is: it may hear us all the same."""
+        now, state = self._context.clock(), self._state
+        reading, told = rules.reading_of(state), rules.command_of(state.told)
+        stale_after = timedelta(seconds=self._device.stale_after_s)
+        if reading is None or not isinstance(told, Setpoint) or now - reading.at <= stale_after:
+            return
+        try:
+            outcome = await self._adapter.apply(Release(), state.memory or {})
+        except DeviceFault:
+            return  # as far as anybody knows it goes on with what it was told
+        await self._begin(Release(), now)
+        self._told(Release(), outcome.memory)
+        log.warning("device.released", device=state.name, reason=state.detail)
+        change = rules.after_outcome(self._state, outcome, adapter=self._adapter, now=now)
+        # It is read before it is told anything else.
+        unread = replace(change.state, failures=state.failures, command_due_at=state.due_at)
+        await self._write(replace(change, state=unread), wake=False)
+
     async def _tell(self, now: datetime) -> None:
         command = self._due_command(now)
         if command is None:
@@ -153,7 +173,7 @@ class Visit:
         state = self._state
         wanted = rules.command_of(state.wanted)
         if wanted is None:
-            self._state = replace(state, command_due_at=None)
+            self._state = rules.untaken(replace(state, command_due_at=None), None)
             return None
         interval_s = self._context.config.control.interval_s
         if state.attempts >= self._adapter.tries:
@@ -174,9 +194,8 @@ class Visit:
             and reading is not None
             and self._adapter.shows(wanted, reading)
         ):
-            self._state = replace(
-                state, confirmed=state.wanted, confirmed_at=now, command_due_at=None
-            )
+            at_rest = replace(state, confirmed=state.wanted, confirmed_at=now, command_due_at=None)
+            self._state = rules.untaken(at_rest, None)
             return None
         return wanted
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from fpd.sim.answers import Refusal, reply
 from fpd.sim.bluegen_account import Account
-from fpd.sim.bluegen_errors import no
+from fpd.sim.bluegen_errors import STATUS, no
 from fpd.sim.bluegen_profile_doors import ProfileDoors
 from fpd.sim.bluegen_profiles import Limits, Profiles, RampCheck, Week
 from fpd.sim.bluegen_requests import check_headers, json_body
@@ -56,6 +56,18 @@ class BlueGenOptions(Options):
     )
 
 
+class NamedRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Refuse requests whose `METHOD /path` contains `path`, `times` times (None: for ever)."""
+
+    name: str
+    path: str = ""
+    times: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in STATUS:
+            raise ValueError(f"no error of the manual is called {self.name}")
+
+
 class BlueGenQuirks(Quirks, frozen=True, kw_only=True, forbid_unknown_fields=True):
     check_headers: Annotated[
         bool, Meta(description="demand Date, Content-Type and Content-MD5 as the manual says")
@@ -92,6 +104,16 @@ class BlueGenQuirks(Quirks, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     date_skew_s: Annotated[float, Meta(description="the Date header is this far off, seconds")] = (
         0.0
     )
+    clock_skew_s: Annotated[
+        float, Meta(description="the same, and requests are refused whose Date is that far off")
+    ] = 0.0
+    refuse: Annotated[
+        NamedRule | tuple[NamedRule, ...],
+        Meta(description="an error of the manual by its name: {name, path, times}, one or a list"),
+    ] = ()
+    assign_ignored: Annotated[
+        bool, Meta(description="assigning a profile is answered by 200 and changes nothing")
+    ] = False
     naughty_ip: Annotated[bool, Meta(description="logins are refused from your address")] = False
     plain_refused: Annotated[
         bool, Meta(description="only an encrypted password is taken at login")
@@ -142,6 +164,7 @@ class BlueGen(Simulator[BlueGenQuirks]):
             for number, unit_id in enumerate(options.unit)
         }
         self._frozen_at: datetime | None = None
+        self._refused: dict[NamedRule, int] = {}
         self._profile_doors = ProfileDoors(self)
         self._doors = (*UnitDoors(self).routes(), *self._profile_doors.routes())
         self.actions = {
@@ -153,7 +176,8 @@ class BlueGen(Simulator[BlueGenQuirks]):
         }
 
     def told_time(self) -> datetime:
-        return self.clock() + timedelta(seconds=self.quirks.date_skew_s)
+        skew_s = self.quirks.date_skew_s + self.quirks.clock_skew_s
+        return self.clock() + timedelta(seconds=skew_s)
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
         return (
@@ -206,14 +230,29 @@ class BlueGen(Simulator[BlueGenQuirks]):
 
         async def gate(request: web.Request) -> web.StreamResponse:
             self.account.count_request(self.quirks.quota_per_day)
+            self._refuse_by_name(f"{request.method} {request.path}")
             if self.quirks.check_headers:
-                check_headers(request, await request.read(), self.clock())
+                now = self.clock() + timedelta(seconds=self.quirks.clock_skew_s)
+                check_headers(request, await request.read(), now)
             if token:
                 self.account.verify(request.headers.get("Authorization", ""))
             self.advance()
             return await handler(request)
 
         return gate
+
+    def switch(self, changes: Mapping[str, Any] | None) -> None:
+        self._refused.clear()
+        super().switch(changes)
+
+    def _refuse_by_name(self, request_line: str) -> None:
+        """Refuse as a quirk wants it, counting that as done."""
+        rules = self.quirks.refuse
+        for rule in (rules,) if isinstance(rules, NamedRule) else rules:
+            done = self._refused.get(rule, 0)
+            if rule.path in request_line and (rule.times is None or done < rule.times):
+                self._refused[rule] = done + 1
+                raise no(rule.name)
 
     def units(self) -> list[Unit]:
         """Return the units that the customer has now."""

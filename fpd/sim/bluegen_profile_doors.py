@@ -132,7 +132,8 @@ class ProfileDoors:
         if not profile.points:
             raise no("No profile points")
         self._refuse_unfit(profile.points)
-        self._assign_to(unit, profile)
+        if not self._service.quirks.assign_ignored:
+            self._assign_to(unit, profile)
         return self._ok()
 
     def _ok(self) -> web.Response:

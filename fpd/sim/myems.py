@@ -83,6 +83,7 @@ class MyEms(Simulator[MyEmsQuirks]):
             ("GET", "/reports/virtualmeterenergy", keyed(values.energy("virtualmeter"))),
             ("GET", "/reports/offlinemeterenergy", keyed(values.energy("offlinemeter"))),
             ("POST", "/reports/offlinemeterinput", keyed(self._offline_input)),
+            ("POST", "/offlinemeterfiles", admin(self._offline_file)),
         ]
         rows.append(("GET", f"/{FAMILIES[0]}/{{owner}}/commands", user(shown.owner_commands)))
         for family in FAMILIES:
@@ -141,6 +142,7 @@ class MyEms(Simulator[MyEmsQuirks]):
                 f"{meter} {day}": float(total)
                 for (meter, day), total in self.site.offline_days.items()
             },
+            "offline_files": self.site.offline_files,
         }
 
     # doors
@@ -156,7 +158,7 @@ class MyEms(Simulator[MyEmsQuirks]):
                 return answers.nothing()
             try:
                 if self.quirks.database_down and path != "/version":
-                    raise answers.Swallowed if "schedules" in path else answers.broken()
+                    raise answers.Swallowed if self._logs(request) else answers.broken()
                 return await door(request)
             except answers.Swallowed:
                 entry.invalid += ("swallowed",)
@@ -166,6 +168,11 @@ class MyEms(Simulator[MyEmsQuirks]):
                 return answers.refused(refusal, request.headers.get("Accept", ""))
 
         return opened
+
+    def _logs(self, request: web.Request) -> bool:
+        """Whether it is one of the handlers that note who did what, and swallow what goes wrong."""
+        written = request.method != "GET" and "schedules" in request.path
+        return written or request.path.endswith("/logout")
 
     def refused(self, refusal: Refusal) -> web.Response:
         return answers.refused(refusal, "")
@@ -266,6 +273,9 @@ class MyEms(Simulator[MyEmsQuirks]):
 
     async def _offline_input(self, request: web.Request) -> web.Response:
         return await writes.offline_input(self.site, request)
+
+    async def _offline_file(self, request: web.Request) -> web.Response:
+        return await writes.offline_file(self.site, request)
 
     async def _send(self, request: web.Request) -> web.Response:
         command = self.known_command(request)

@@ -42,9 +42,14 @@ def send(command: Command, data: dict[str, Any], quirks: MyEmsQuirks) -> Publish
         raise no(400, "API.MQTT_CONNECTION_ERROR")
     template = string.Template(command.payload)
     try:
-        payload = template.template if shown is None else template.substitute(s1=str(shown))
-    except (KeyError, ValueError) as error:
+        if shown is None and version < _FORGETS_ZERO[1]:
+            payload = template.template
+        else:
+            payload = template.substitute(s1=str(0 if shown is None else shown))
+    except KeyError as error:
         raise no(400, str(error), title="API.ERROR") from None
+    except ValueError:
+        raise no(400, "API.MQTT_PUBLISH_ERROR") from None
     if "#" in command.topic or "+" in command.topic:
         raise no(400, "API.MQTT_PUBLISH_ERROR")
     return None if quirks.broker == "refuses" else Published(command.topic, payload)

@@ -47,7 +47,7 @@ class ReportDoors:
 
     async def meter_trend(self, request: web.Request) -> web.Response:
         ids = self._server.ids(self._server.meter(request.query.get("meterid")))
-        since, until = self.period(request)
+        since, until = self.period(request, floored=True)
         said = self._server.reports.trend(
             ids, since, until, quick=request.query.get("quickmode") == "true"
         )
@@ -59,10 +59,12 @@ class ReportDoors:
         async def door(request: web.Request) -> web.Response:
             meter_id = number(request.query.get(f"{kind}id"), f"API.INVALID_{kind.upper()}_ID")
             known = self._server.site.meters if kind == "meter" else {1: ("", (11,))}
-            if meter_id not in known:
-                raise missing({"virtualmeter": "VIRTUAL_METER"}.get(kind, "METER"))
-            since, until = self.period(request)
+            if request.query.get("periodtype") != "hourly":
+                raise answers.no(400, "API.INVALID_PERIOD_TYPE")
             key = {"virtualmeter": "virtual_meter", "offlinemeter": "offline_meter"}.get(kind, kind)
+            if meter_id not in known:
+                raise missing(key.upper())
+            since, until = self.period(request)
             return told(
                 self._server.reports.hourly(
                     key, known[meter_id][1], since, until, zero=self._server.quirks.hourly_zero
@@ -71,14 +73,16 @@ class ReportDoors:
 
         return door
 
-    def period(self, request: web.Request) -> tuple[datetime, datetime]:
+    def period(self, request: web.Request, *, floored: bool = False) -> tuple[datetime, datetime]:
+        """Return a report's period; an end that is not after the beginning is refused."""
         reports, query = self._server.reports, request.query
-        return (
-            reports.instant(
-                query.get("reportingperiodstartdatetime"),
-                "API.INVALID_REPORTING_PERIOD_START_DATETIME",
-            ),
-            reports.instant(
-                query.get("reportingperiodenddatetime"), "API.INVALID_REPORTING_PERIOD_END_DATETIME"
-            ),
+        since = reports.instant(
+            query.get("reportingperiodstartdatetime"), "API.INVALID_REPORTING_PERIOD_START_DATETIME"
         )
+        until = reports.instant(
+            query.get("reportingperiodenddatetime"), "API.INVALID_REPORTING_PERIOD_END_DATETIME"
+        )
+        since = since.replace(minute=0, second=0) if floored else since
+        if since >= until:
+            raise answers.no(400, "API.INVALID_REPORTING_PERIOD_END_DATETIME")
+        return since, until

@@ -64,8 +64,8 @@ class Reports:
     def trend(
         self, ids: Sequence[int], since: datetime, until: datetime, *, quick: bool
     ) -> dict[str, Any]:
-        """Return the rows of a period whose start is floored to the hour in UTC."""
-        rows = self._plant.since(since.replace(minute=0, second=0, microsecond=0), until)
+        """Return the rows of a period, both ends included."""
+        rows = self._plant.since(since, until)
         shown = [i for i in ids if self._points[i].object_type == ENERGY] if quick else list(ids)
         return {
             "meter": _meter() | {"kgce": Decimal("0.122"), "kgco2e": Decimal("0.928")},
@@ -77,10 +77,10 @@ class Reports:
     def hourly(
         self, key: str, ids: Sequence[int], since: datetime, until: datetime, *, zero: bool
     ) -> dict[str, Any]:
-        """Return energy per hour, the hour at the end included as MyEMS does."""
+        """Return energy per hour of UTC, the hour at the end included as MyEMS does."""
         stamps: list[str] = []
         values: list[Decimal] = []
-        at = since
+        at = since.replace(minute=0, second=0)
         while at <= until:
             stamps.append(self._local(at))
             values.append(Decimal(0) if zero else self._gained(ids, at))

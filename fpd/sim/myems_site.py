@@ -118,6 +118,7 @@ class Site:
         default_factory=lambda: {(family, 1): {} for family in FAMILIES}
     )
     offline_days: dict[tuple[int, str], Decimal] = field(default_factory=dict)
+    offline_files: list[str] = field(default_factory=list)
     last_schedule: int = 0
 
     def __post_init__(self) -> None:

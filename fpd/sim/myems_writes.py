@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from email import message_from_bytes
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from fpd.sim.answers import Refusal
 from fpd.sim.myems_answers import Swallowed, broken, created, data, no, nothing, told
 from fpd.sim.myems_site import FAMILIES, Site
 
 _TIME = re.compile(r"([01]?\d|2[0-4]):[0-5]\d:[0-5]\d")
-_PEAKS = ("toppeak", "onpeak", "midpeak", "offpeak", "deep")
+_LONGEST_PEAK = 8  # characters that the column holds
 _NAMES = {FAMILIES[0]: "ENERGY_STORAGE_CONTAINER", FAMILIES[1]: "MICROGRID"}
 
 
@@ -23,7 +25,8 @@ async def schedules(site: Site, family: str, request: web.Request) -> web.Respon
     if rows is None:
         raise no(404, f"API.{_NAMES[family]}_NOT_FOUND")
     if request.method == "GET":
-        return told([_shown(row) for row in rows.values()])
+        ordered = sorted(rows.values(), key=lambda row: str(row["start_time_of_day"]).zfill(8))
+        return told([_shown(row) for row in ordered])
     schedule_id = int(request.match_info.get("id", 0))
     if request.method == "POST":
         row = await _row(request)
@@ -40,13 +43,17 @@ async def schedules(site: Site, family: str, request: web.Request) -> web.Respon
 
 
 async def _row(request: web.Request) -> dict[str, Any]:
-    said = await data(request)
+    """Read a row; nothing is judged but by the database, and what that refuses is swallowed."""
+    try:
+        said = await data(request)
+    except Refusal:
+        raise Swallowed from None
     start, end = str(said.get("start_time_of_day")), str(said.get("end_time_of_day"))
     power, peak = said.get("power"), said.get("peak_type")
     if not _TIME.fullmatch(start) or not _TIME.fullmatch(end) or not isinstance(power, int | float):
         raise Swallowed
-    if peak not in _PEAKS:
-        raise no(400, "API.INVALID_PEAK_TYPE")
+    if not isinstance(peak, str) or len(peak) > _LONGEST_PEAK:
+        raise Swallowed
     return {
         "start_time_of_day": start,
         "end_time_of_day": end,
@@ -80,3 +87,16 @@ async def offline_input(site: Site, request: web.Request) -> web.Response:
             raise no(400, "API.INVALID_OFFLINE_METER_VALUE")
         site.offline_days[meter, day] = total
     return told({})
+
+
+async def offline_file(site: Site, request: web.Request) -> web.Response:
+    """Take a form with a file in; nothing reads it here."""
+    head = f"Content-Type: {request.headers.get('Content-Type', '')}\r\n\r\n".encode()
+    parts = message_from_bytes(head + await request.read()).walk()
+    upload = next((part for part in parts if part.get_filename()), None)
+    if upload is None or upload.get_param("name", header="Content-Disposition") != "file":
+        raise broken()
+    content = upload.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    site.offline_files.append(f"{upload.get_filename()} {len(content)}")
+    return created(f"/offlinemeterfiles/{len(site.offline_files)}")

@@ -13,7 +13,9 @@ from fpd.errors import Malformed
 
 
 class StatusRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Answer `status` to requests whose path contains `path`, `times` times (None: for ever)."""
+    """Answer `status` to requests whose `METHOD /path` contains `path`, `times` times (None: for
+    ever).
+    """
 
     status: Annotated[int, Meta(ge=200, le=599)]
     path: str = ""
@@ -38,9 +40,16 @@ class Quirks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hang_after_headers: Annotated[
         bool, Meta(description="send status and headers, then never the body")
     ] = False
+    truncate: Annotated[bool, Meta(description="send whole answers with half of their body")] = (
+        False
+    )
     fault_path: Annotated[
-        str, Meta(description="the faults above but answer_status only on paths containing this")
+        str,
+        Meta(description="faults above but answer_status only where `METHOD /path` contains this"),
     ] = ""
+    fault_times: Annotated[
+        int, Meta(ge=0, description="these faults only so many times; 0: always")
+    ] = 0
     refuse_connections_s: Annotated[
         float, Meta(ge=0, description="close the port for so long, the control door included")
     ] = 0.0
@@ -56,6 +65,7 @@ class Switchboard(Generic[Q]):
         self._kind = kind
         self.now: Q = kind()
         self._spent: dict[int, int] = {}
+        self._faults = 0
         self.change(_settings(initial))
 
     def known(self) -> dict[str, str]:
@@ -79,25 +89,31 @@ class Switchboard(Generic[Q]):
             raise Malformed(f"quirks: {error}") from error
         if "answer_status" in changes:
             self._spent.clear()
+        self._faults = 0
 
     def reset(self) -> None:
         """Behave again."""
         self.now = self._kind()
         self._spent.clear()
+        self._faults = 0
 
-    def forced_answer(self, path: str) -> StatusRule | None:
+    def forced_answer(self, request_line: str) -> StatusRule | None:
         """Return the answer that a quirk forces on this request, counting it as used."""
         rules = self.now.answer_status
         for position, rule in enumerate((rules,) if isinstance(rules, StatusRule) else rules):
             spent = self._spent.get(position, 0)
-            if rule.path in path and (rule.times is None or spent < rule.times):
+            if rule.path in request_line and (rule.times is None or spent < rule.times):
                 self._spent[position] = spent + 1
                 return rule
         return None
 
-    def hits(self, path: str) -> bool:
-        """Tell whether network faults apply to `path`."""
-        return self.now.fault_path in path
+    def hits(self, request_line: str) -> bool:
+        """Tell whether network faults apply to this request, counting it."""
+        now = self.now
+        if now.fault_path not in request_line:
+            return False
+        self._faults += 1
+        return now.fault_times == 0 or self._faults <= now.fault_times
 
 
 def _settings(texts: tuple[str, ...]) -> dict[str, Any]:

@@ -126,14 +126,17 @@ class Reengen(Simulator[ReengenQuirks]):
         method = str(said.get("$"))
         self._counts[method] = self._counts.get(method, 0) + 1
         if self._spends("page", self.quirks.page, given=self.quirks.page is not None):
-            return web.Response(text="<html>maintenance</html>", content_type="text/html")
+            return _page()
         if request.content_type != "application/json":
             request[ENTRY].invalid += ("Content-Type must be application/json",)
         properties = said.get("properties")
         asked = properties if isinstance(properties, dict) else {}
         if method == "Authenticate":
             return self._told(self._authenticate(asked))
-        self._check_headers(request)
+        if not self._is_connected(request):
+            if self.quirks.refusal == "page":
+                return _page()
+            raise Failed(self.quirks.refusal)
         act = self._methods.get(method)
         if act is None:
             request[ENTRY].invalid += (f"no such method: {method}",)
@@ -163,7 +166,7 @@ class Reengen(Simulator[ReengenQuirks]):
         self._connections[connection_id] = self.clock()
         return {"connectionId": connection_id}
 
-    def _check_headers(self, request: web.Request) -> None:
+    def _is_connected(self, request: web.Request) -> bool:
         if request.headers.get("XLang") != f"en,{self.options.tenant}":
             request[ENTRY].invalid += (f"XLang must be en,{self.options.tenant}",)
             raise Failed("XLang header is missing or wrong")
@@ -174,8 +177,7 @@ class Reengen(Simulator[ReengenQuirks]):
             and life_s is not None
             and self.clock() - since >= timedelta(seconds=life_s)
         )
-        if since is None or expired or self.quirks.refuse_connections:
-            raise Failed("Invalid connection id")
+        return since is not None and not expired and not self.quirks.refuse_connections
 
     def _failure(self, method: str) -> Failure | None:
         failure = self.quirks.fail
@@ -350,3 +352,7 @@ class Reengen(Simulator[ReengenQuirks]):
             ):
                 meter.change(float(asked["rate"]), self.clock())
         return {}
+
+
+def _page() -> web.Response:
+    return web.Response(text="<html>maintenance</html>", content_type="text/html")

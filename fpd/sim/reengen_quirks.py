@@ -32,6 +32,9 @@ class ReengenQuirks(Quirks, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         float | None, Meta(description="connection ids are good for this long")
     ] = None
     refuse_connections: Annotated[bool, Meta(description="no connection id is ever good")] = False
+    refusal: Annotated[
+        str, Meta(description="what is said of a connection id that is not good; page: a page")
+    ] = "Invalid connection id"
     refuse_login: Annotated[bool, Meta(description="Authenticate says no")] = False
     null_data: Annotated[
         Literal["", "series", "data", "missing"],

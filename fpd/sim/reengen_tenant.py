@@ -174,6 +174,7 @@ _UNITS = {
     "activePower": "W",
     "voltage": "V",
     "current": "A",
+    "stateOfCharge": "%",
 }
 
 
@@ -206,6 +207,7 @@ def _meters() -> list[Meter]:
         Meter("xFabrikaDepo", "activeEnergy", "import", 1, "Wh", 0.0, 700.0),
         Meter("xFabrikaDepo", "activeEnergy", "export", 1, "Wh", 0.0, 300.0),
         Meter("xFabrikaDepo", "activePower", "phase", 1, "W", 0.0),
+        Meter("xFabrikaDepo", "stateOfCharge", "actual", 1, "%", 50.0),
     ]
 
 

@@ -170,10 +170,11 @@ class Simulator(Generic[Q]):
         body = await request.read()
         entry = self.journal.begin("in", request.method, request.path_qs, request.headers, body)
         request[ENTRY] = entry
-        hit = self.switchboard.hits(request.path)
+        line = f"{request.method} {request.path}"
+        hit = self.switchboard.hits(line)
         if hit and await self._misbehaves(request, entry):
             return web.Response()
-        forced = self.switchboard.forced_answer(request.path)
+        forced = self.switchboard.forced_answer(line)
         response = _forced(forced) if forced else await self._answer(request, handler)
         lost = hit and self.quirks.lose_answer
         self.journal.settle(
@@ -186,6 +187,8 @@ class Simulator(Generic[Q]):
         if lost:
             _cut(request)
         else:
+            if hit and self.quirks.truncate:
+                response = _halved(response)
             await response.prepare(request)
             await response.write_eof()
         for work in follow_ups:
@@ -247,6 +250,12 @@ def _forced(rule: StatusRule) -> web.Response:
     return web.Response(
         status=rule.status, body=body, content_type="application/json", headers=rule.headers
     )
+
+
+def _halved(response: web.StreamResponse) -> web.Response:
+    said = _body(response)
+    headers = {name: value for name, value in response.headers.items() if name != "Content-Length"}
+    return web.Response(status=response.status, body=said[: len(said) // 2], headers=headers)
 
 
 def _body(response: web.StreamResponse) -> bytes:

@@ -16,23 +16,22 @@ from psycopg.types.json import Jsonb
 _RECENT = timedelta(days=1)
 
 
-async def enrol(conn: AsyncConnection, *, now: datetime) -> None:
-    """Put every group that has an asset with a device, or a meter, under control.
+WATCHED = """
+    select group_id from asset where control is not null and control ->> 'device' is not null
+     union
+    select id from capacity_group where control ->> 'meter' is not null
+"""
+"""The groups in which there is something to steer or to measure."""
 
-    Who has a meter is measured against what is in force, so that has to be known.
-    """
+
+async def enrol(conn: AsyncConnection, *, now: datetime) -> None:
+    """Put every group under control: what was in force has to be known for each of them."""
     await conn.execute(
         """
         insert into control_due (group_id, due_at)
-        select distinct a.group_id, %(now)s::timestamptz
-          from asset as a
-         where a.control is not null and a.control ->> 'device' is not null
-           and not exists (select from control_due as c where c.group_id = a.group_id)
-         union
-        select g.id, %(now)s::timestamptz
+        select id, %(now)s
           from capacity_group as g
-         where g.control ->> 'meter' is not null
-           and not exists (select from control_due as c where c.group_id = g.id)
+         where not exists (select from control_due as c where c.group_id = g.id)
             on conflict do nothing
         """,
         {"now": now},
@@ -54,7 +53,8 @@ class DueGroup:
 async def claim(
     conn: AsyncConnection, *, holder: str, now: datetime, lease: timedelta, limit: int
 ) -> list[DueGroup]:
-    """Take at most `limit` due groups until the lease ends, longest overdue first.
+    """Take at most `limit` due groups until the lease ends, longest overdue first; but those in
+    which nothing is steered or measured come last, because many of them change at once.
 
     A group without optimizer, or with one that only listens to datum, counts as one whose
     optimizer is online: its wishes come from elsewhere (decisions P8, M8). A peer of a broken
@@ -64,12 +64,13 @@ async def claim(
     await cursor.execute(
         """
         with due as (
-            select group_id
-              from control_due
-             where due_at <= %(now)s and (leased_until is null or leased_until <= %(now)s)
-             order by due_at
+            select c.group_id
+              from control_due as c
+              left join compliance_due as watched on watched.group_id = c.group_id
+             where c.due_at <= %(now)s and (c.leased_until is null or c.leased_until <= %(now)s)
+             order by watched.group_id is null, c.due_at
              limit %(limit)s
-               for update skip locked
+               for update of c skip locked
         ), taken as (
             update control_due as c
                set leased_until = %(until)s, due_at = %(until)s, leased_by = %(holder)s
@@ -182,6 +183,8 @@ async def latest(
             "after": now - _RECENT,
             "now": now,
         },
+        # A plan for any times, which a prepared statement gets, would sort all of the day.
+        prepare=False,
     )
     return {
         properties[position - 1]: Latest(at, value)

@@ -116,9 +116,11 @@ async def streams(
 
 
 _AT: Final = "left(to_jsonb(at) #>> '{}', -6) || 'Z'"
+_CORRECTED_AT: Final = _AT.replace("at)", "corrected_at)", 1)
 _LINES: Final[Mapping[Form, str]] = {
     "samples": f"""
-        '{{"created":"' || {_AT} || head || ',"samples":{{'
+        '{{"created":"' || {_AT} || head
+        || coalesce(',"corrected":"' || {_CORRECTED_AT} || '"', '') || ',"samples":{{'
         || concat_ws(',', '"i":' || i::text, '"a":' || a::text, '"s":' || s::text,
                      '"t":' || array_to_json(t)::text) || '}}}}'
     """,
@@ -164,13 +166,13 @@ def _some(of: str) -> str:
     """
 
 
-CLASSES: Final = f"{_some('i')}, {_some('a')}, {_some('s')}"
+COLUMNS: Final = f"at, corrected_at, {_some('i')}, {_some('a')}, {_some('s')}, t"
 # PostgreSQL knows that unnest is in order, sorts a stream at a time and stops at the limit.
 _PAGE: Final = f"""
     select w.position, w.id, w.head, d.*
       from unnest(%(ids)s::bigint[], %(heads)s::text[]) with ordinality as w (id, head, position)
      cross join lateral (
-           select at, {CLASSES}, t
+           select {COLUMNS}
              from datum
             where stream_id = w.id and at >= %(start)s and at < %(end)s
               and at > case w.position when 1 then coalesce(%(after)s::timestamptz, '-infinity')
@@ -184,7 +186,7 @@ _LATEST: Final = f"""
     select w.position, w.id, w.head, d.*
       from unnest(%(ids)s::bigint[], %(heads)s::text[]) with ordinality as w (id, head, position)
      cross join lateral (
-           select at, {CLASSES}, t
+           select {COLUMNS}
              from datum
             where stream_id = w.id and at >= %(start)s and at < %(end)s
             order by at desc
@@ -372,7 +374,7 @@ def _first(wanted: Sequence[Stream], after: Place | None) -> int:
 
 
 def values_of(some: Sequence[Stream], told: Told) -> dict[str, Any]:
-    """Return what `CLASSES` and `line` refer to."""
+    """Return what `COLUMNS` and `line` refer to."""
     return {
         "ids": [stream.id for stream in some],
         "heads": [told.head(stream) for stream in some],

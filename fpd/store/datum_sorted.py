@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 
 from psycopg import AsyncConnection
 
-from fpd.store.datum_out import CLASSES, Stream, Told, line, values_of
+from fpd.store.datum_out import COLUMNS, Stream, Told, line, values_of
 
 Key = Literal["created", "node", "source"]
 
@@ -20,7 +20,7 @@ class Sort(NamedTuple):
     descending: bool
 
 
-_COLUMNS: Final[Mapping[Key, str]] = {"created": "at", "node": "node_id", "source": "source_id"}
+_KEYS: Final[Mapping[Key, str]] = {"created": "at", "node": "node_id", "source": "source_id"}
 
 
 async def page(
@@ -39,7 +39,7 @@ async def page(
 
     Of no stream can more than offset + limit be among them, so no more are read of any.
     """
-    orders = [f"{_COLUMNS[key]} {'desc' if descending else 'asc'}" for key, descending in sorts]
+    orders = [f"{_KEYS[key]} {'desc' if descending else 'asc'}" for key, descending in sorts]
     newest_first = Sort("created", True) in sorts
     order = ", ".join([*orders, "position", f"at {'desc' if newest_first else 'asc'}"])
     cursor = await conn.execute(
@@ -50,7 +50,7 @@ async def page(
                           %(sources)s::text[])
                    with ordinality as w (id, head, node_id, source_id, position)
              cross join lateral (
-                   select at, {CLASSES}, t
+                   select {COLUMNS}
                      from datum
                     where stream_id = w.id and at >= %(start)s and at < %(end)s
                     order by at {"desc" if newest_first else "asc"}

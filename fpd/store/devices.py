@@ -169,7 +169,7 @@ async def save(
     """Write what a visit found out; tell whether the lease was still ours.
 
     `seen` is the row as claimed. If control has changed its mind since, the new command is due
-    now, unless the device is out of reach; otherwise `state.command_due_at` counts.
+    now, or when a device is read next that is out of reach; else `state.command_due_at` counts.
     """
     cursor = await conn.execute(
         """
@@ -179,9 +179,10 @@ async def save(
                confirmed = %(confirmed)s, confirmed_at = %(confirmed_at)s,
                attempts = %(attempts)s, failures = %(failures)s, memory = %(memory)s,
                due_at = %(due_at)s,
-               command_due_at = case when wanted is distinct from %(seen)s
-                                      and %(failures)s = 0 then %(now)s
-                                     else %(command_due_at)s end,
+               command_due_at = case
+                   when wanted is not distinct from %(seen)s then %(command_due_at)s
+                   when %(failures)s = 0 then %(now)s
+                   else coalesce(%(command_due_at)s, %(due_at)s) end,
                leased_until = case when %(release)s then null else leased_until end,
                modified_at = %(now)s
          where name = %(name)s and leased_until = %(lease)s
@@ -259,7 +260,7 @@ async def settle_command(
 class Wish:
     """What control wants of a device from now on, why (`plan`), and for whom.
 
-    `left_alone`: the device does not follow, so it is not told before its time comes.
+    `left_alone`: the device does not follow or answer: it is not told before its time comes.
     """
 
     name: str
@@ -271,7 +272,8 @@ class Wish:
 
 
 async def want(conn: AsyncConnection, wishes: Sequence[Wish], *, now: datetime) -> None:
-    """Set what is wanted. A changed command is due now.
+    """Set what is wanted. A changed command is due now, and so is one that was neither told nor
+    seen and that nobody is about to tell.
 
     A device that cannot be reached, or is left alone, keeps the time at which it is tried again.
     """
@@ -281,7 +283,10 @@ async def want(conn: AsyncConnection, wishes: Sequence[Wish], *, now: datetime) 
            set wanted = w.wanted, wanted_at = %(now)s, plan = w.plan, group_id = w.group_id,
                envelope_id = w.envelope_id,
                command_due_at = case
-                   when d.wanted is not distinct from w.wanted then d.command_due_at
+                   when d.wanted is not distinct from w.wanted
+                    and (w.wanted in (d.told, d.confirmed) or d.leased_until > %(now)s
+                         or d.command_due_at is not null)
+                   then d.command_due_at
                    when d.failures > 0 or w.left_alone
                    then coalesce(d.command_due_at, %(now)s)
                    else %(now)s end
@@ -320,7 +325,8 @@ async def send_home(
 ) -> list[str]:
     """Want the devices at rest, due at once; return which.
 
-    Unless `every`, only those that something else was wanted of, or that may not have heard it.
+    Unless `every`, only those that something else was wanted of, or that may not have heard it:
+    one that refused or did not follow may still do what it was told before.
     """
     cursor = await conn.execute(
         """
@@ -328,7 +334,9 @@ async def send_home(
            set wanted = %(wanted)s, wanted_at = %(now)s, command_due_at = %(now)s, attempts = 0,
                plan = jsonb_build_object('reason', %(why)s::text)
          where name = any(%(names)s)
-           and (%(every)s or wanted ->> 'kind' <> 'release' or told ->> 'kind' <> 'release'
+           and (%(every)s or wanted ->> 'kind' <> 'release'
+                or wanted is not null
+                   and coalesce(told, confirmed) ->> 'kind' is distinct from 'release'
                 or (failures > 0 and told is not null))
         returning name
         """,

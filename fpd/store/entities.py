@@ -7,7 +7,7 @@ takes as long as having the statement carried out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,8 +17,9 @@ from typing import Any, LiteralString, cast
 from psycopg import AsyncConnection
 from psycopg.errors import ForeignKeyViolation, UniqueViolation
 from psycopg.rows import dict_row
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composed, Identifier, Literal, Placeholder
 from psycopg.types.json import Json
+from psycopg.types.string import TextLoader
 
 from fpd.errors import Conflict
 
@@ -53,7 +54,8 @@ class Table:
     """One kind of managed row.
 
     `role` is that of all of its rows, for peers; `only` is a condition that they meet; `more` is
-    read beside the columns; `single` says when a new row replaces the one that is there.
+    read beside the columns; `single` says when a new row replaces the one that is there; `along`
+    is carried out with each new row, which it finds as `made`, and returns what it did.
     """
 
     name: LiteralString
@@ -62,6 +64,7 @@ class Table:
     only: LiteralString = "true"
     more: LiteralString = ""
     single: LiteralString = ""
+    along: LiteralString = ""
 
     def read(self) -> Composed:
         """Return what is selected or returned of a row."""
@@ -78,6 +81,13 @@ class Table:
         conditions = [SQL("{} = %s").format(Identifier(column)) for column in columns]
         return SQL(" and ").join([*conditions, SQL(self.only)])
 
+    def named(self, column: str) -> Composed:
+        """Return the condition for the row that `column` of a row of the same user names."""
+        of_role = SQL("true") if self.role is None else SQL("role = {}").format(Literal(self.role))
+        return SQL("user_id = %(user_id)s and {} = {} and {}").format(
+            Identifier(self.id), Placeholder(column), of_role
+        )
+
 
 _OF_THE_LINK = """,
     (select sent_at from heartbeat_due where peer_id = peer.id) as heartbeat_sent_at,
@@ -85,10 +95,22 @@ _OF_THE_LINK = """,
                       'measurement_configuration', measurement_configuration) as behaviour
 """
 
-PROVIDERS = Table(name="peer", role="CapacityProvider", more=_OF_THE_LINK)
-OPTIMIZERS = Table(name="peer", role="CapacityOptimizer", more=_OF_THE_LINK)
+# The token with which a new peer is let in; it is given to it outside OSCP.
+_FIRST_TOKEN = """
+    insert into peer_token (sha256, peer_id, state, created_at)
+    select %(first_token)s, id, 'current', created_at from made
+    returning peer_id
+"""
+_WANT_CONTROL = """
+    update control_due as c set due_at = made.created_at
+      from made where c.group_id = made.group_id and c.due_at > made.created_at
+    returning c.group_id
+"""
+
+PROVIDERS = Table(name="peer", role="CapacityProvider", more=_OF_THE_LINK, along=_FIRST_TOKEN)
+OPTIMIZERS = Table(name="peer", role="CapacityOptimizer", more=_OF_THE_LINK, along=_FIRST_TOKEN)
 GROUPS = Table(name="capacity_group")
-ASSETS = Table(name="asset")
+ASSETS = Table(name="asset", along=_WANT_CONTROL)
 USER_SETTINGS = Table(
     name="publish_settings",
     id="user_id",
@@ -105,7 +127,7 @@ async def find(
 ) -> Row | None:
     """Return one row; with `lock` others cannot change it until the transaction ends."""
     wanted = {**table.fixed(user_id), table.id: id}
-    return await _first(conn, _find(table, tuple(wanted), lock), list(wanted.values()))
+    return await first(conn, _find(table, tuple(wanted), lock), list(wanted.values()))
 
 
 @lru_cache
@@ -119,7 +141,7 @@ def _find(table: Table, wanted: tuple[str, ...], lock: bool) -> bytes:
 async def exists(conn: AsyncConnection, table: Table, *, user_id: int, id: int) -> bool:
     """Tell whether the row is there, and keep it there until the transaction ends."""
     wanted = {**table.fixed(user_id), table.id: id}
-    return await _first(conn, _exists(table, tuple(wanted)), list(wanted.values())) is not None
+    return await first(conn, _exists(table, tuple(wanted)), list(wanted.values())) is not None
 
 
 @lru_cache
@@ -139,7 +161,7 @@ async def count(
     statement = SQL("select count(*) as rows from {} where {}").format(
         Identifier(table.name), table.where(wanted)
     )
-    row = await _first(conn, statement, list(wanted.values()))
+    row = await first(conn, statement, list(wanted.values()))
     return int(row["rows"]) if row else 0
 
 
@@ -152,11 +174,13 @@ async def page(
     limit: int | None = None,
     offset: int = 0,
     lock: bool = False,
+    unread: bool = False,
 ) -> AsyncGenerator[Row]:
     """Yield rows by rising id, all of them or those of one group; `limit` None: to the end.
 
     They are read in pieces, between which others have their turn. Close it when you leave early.
-    With `lock` others cannot change them until the transaction ends.
+    With `lock` others cannot change them until the transaction ends; with `unread` what is JSON
+    is left as its text.
     """
     wanted = {**table.fixed(user_id), **_of(group_id)}
     statement = SQL("select {} from {} where {} order by {} limit %s offset %s").format(
@@ -165,38 +189,43 @@ async def page(
     if lock:
         statement += SQL(" for no key update")
     cursor = conn.cursor(row_factory=dict_row)
+    if unread:
+        for name in ("json", "jsonb"):
+            cursor.adapters.register_loader(name, TextLoader)
     rows = cursor.stream(statement, [*wanted.values(), limit, offset], size=_AT_ONCE)
     async with aclosing(cast(AsyncGenerator[Row], rows)):
         async for row in rows:
             yield row
 
 
-async def insert(
+async def put(
     conn: AsyncConnection, table: Table, *, user_id: int, values: Mapping[str, Any], now: datetime
 ) -> Row:
-    """Add a row and return it. Raises Duplicate.
-
-    A row of a table that has a single one per user or group replaces the one that is there,
-    which keeps its date of creation.
-    """
+    """Set the single row of a user or group, and return it; it keeps its date of creation."""
     columns = {**table.fixed(user_id), **values, "created_at": now, "modified_at": now}
-    row = await _first(conn, _insert(table, tuple(columns), tuple(values)), _parameters(columns))
+    statement = _put(table, tuple(columns), tuple(values))
+    row = await first(conn, statement, list(parameters(columns).values()))
     assert row is not None
     return row
 
 
 @lru_cache
-def _insert(table: Table, columns: tuple[str, ...], replaced: tuple[str, ...]) -> bytes:
-    statement = SQL("insert into {} ({}) values ({})").format(
-        Identifier(table.name),
-        SQL(", ").join(map(Identifier, columns)),
-        SQL(", ").join(SQL("%s") * len(columns)),
+def _put(table: Table, columns: tuple[str, ...], replaced: tuple[str, ...]) -> bytes:
+    replacing = SQL(", ").join(
+        SQL("{0} = excluded.{0}").format(Identifier(column))
+        for column in (*replaced, "modified_at")
     )
-    if table.single:
-        statement += SQL(" on conflict " + table.single + " do update set ") + _same(
-            [*replaced, "modified_at"]
+    return (
+        SQL("insert into {} ({}) values ({}) on conflict " + table.single + " do update set {}")
+        .format(
+            Identifier(table.name),
+            SQL(", ").join(map(Identifier, columns)),
+            SQL(", ").join(SQL("%s") * len(columns)),
+            replacing,
         )
-    return (statement + SQL(" returning {}").format(table.read())).as_bytes(None)
+        .as_bytes(None)
+        + b" returning *"
+    )
 
 
 async def update(
@@ -211,7 +240,7 @@ async def update(
     """Replace the given columns of a row that is locked, and return it. Raises Duplicate."""
     columns, wanted = {**values, "modified_at": now}, {**table.fixed(user_id), table.id: id}
     statement = _update(table, tuple(columns), tuple(wanted))
-    row = await _first(conn, statement, [*_parameters(columns), *wanted.values()])
+    row = await first(conn, statement, [*parameters(columns).values(), *wanted.values()])
     assert row is not None
     return row
 
@@ -237,7 +266,7 @@ async def delete(conn: AsyncConnection, table: Table, *, user_id: int, id: int) 
         Identifier(table.name), table.where(wanted)
     )
     try:
-        return await _first(conn, statement, list(wanted.values()))
+        return await first(conn, statement, list(wanted.values()))
     except ForeignKeyViolation as error:
         raise InUse("a capacity group uses it") from error
 
@@ -267,43 +296,32 @@ async def groups_of_peer(conn: AsyncConnection, *, peer_id: int) -> tuple[str, .
     return tuple(row[0] for row in await cursor.fetchall())
 
 
-async def add_first_token(
-    conn: AsyncConnection, *, peer_id: int, sha256: bytes, now: datetime
-) -> None:
-    """Let a new peer in with the token that it is given outside OSCP."""
-    await conn.execute(
-        """
-        insert into peer_token (sha256, peer_id, state, created_at)
-        values (%s, %s, 'current', %s)
-        """,
-        (sha256, peer_id, now),
-    )
-
-
 def _of(group_id: int | None) -> dict[str, int]:
     return {} if group_id is None else {"group_id": group_id}
 
 
-def _same(columns: list[str]) -> Composed:
-    return SQL(", ").join(
-        SQL("{0} = excluded.{0}").format(Identifier(column)) for column in columns
-    )
-
-
-def _parameters(columns: Mapping[str, Any]) -> list[Any]:
+def parameters(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as they are sent."""
     # json also for jsonb columns, which take it: it alone leaves the order of keys to the column.
-    return [Json(value) if isinstance(value, dict) else value for value in columns.values()]
+    return {
+        name: Json(value) if isinstance(value, dict) else value for name, value in columns.items()
+    }
 
 
-async def _first(
-    conn: AsyncConnection, statement: Composed | bytes, parameters: list[Any]
+async def first(
+    conn: AsyncConnection,
+    statement: Composed | bytes,
+    parameters: Sequence[Any] | Mapping[str, Any],
 ) -> Row | None:
     """Return the first row that a statement gives; in a pipeline its faults come with that."""
     cursor = conn.cursor(row_factory=dict_row)
     try:
         return await (await cursor.execute(statement, parameters)).fetchone()
     except UniqueViolation as error:
-        column = _UNIQUE.get(error.diag.constraint_name or "")
-        if column is None:
-            raise
-        raise Duplicate(column) from error
+        raise duplicate(error) from error
+
+
+def duplicate(error: UniqueViolation) -> Exception:
+    """Return what tells of the column that was to be unique, or the error if none was known."""
+    column = _UNIQUE.get(error.diag.constraint_name or "")
+    return error if column is None else Duplicate(column)

@@ -17,8 +17,8 @@ from fpd.store.forecasts import Kept
 class Group:
     """A group as it is now. `control` are its settings as given (decision M10).
 
-    `*_online` are as control reads them; `controlled`: envelopes are kept; `until_at`: when the
-    one in force is going to be another, as far as forecasts tell.
+    `*_online` are as control reads them; `until_at`: when the envelope in force is going to be
+    another, as far as forecasts tell.
     """
 
     id: int
@@ -35,7 +35,6 @@ class Group:
     provider_trouble: str | None
     provider_online: bool
     optimizer_online: bool
-    controlled: bool
     until_at: datetime | None
 
 
@@ -55,7 +54,7 @@ async def group(conn: AsyncConnection, *, user_id: int | None, group_id: int) ->
                cp.link in ('online', 'broken') as provider_online,
                coalesce(co.link in ('online', 'broken') or co.base_url is null, true)
                    as optimizer_online,
-               due.group_id is not null as controlled, due.until_at
+               due.until_at
           from capacity_group as g
           join peer as cp on cp.id = g.provider_id
           left join peer as co on co.id = g.optimizer_id
@@ -203,7 +202,7 @@ async def mattering(
     """Return, in the order of receipt, the forecasts of which something may matter.
 
     What was said last may be held: of what has ended, the newest `ended` of each peer and type.
-    Where nothing is controlled nobody leaves out what cannot matter any more, so all would be many.
+    Nobody may have looked for a while, so all that is open would be many.
     """
     cursor = conn.cursor(row_factory=class_row(Known))
     await cursor.execute(

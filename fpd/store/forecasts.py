@@ -18,7 +18,8 @@ class Addressee:
     """The group that a peer means by its identifier, and whom its forecasts are forwarded to.
 
     `optimizer_listens`: it is enabled and has a base URL. `optimizer_waits`: something of this
-    group is still owed to it and not under way. `controlled`: devices follow the group's forecasts.
+    group is still owed to it and not under way. `watched`: something of the group is steered or
+    measured, so its control is in a hurry.
     """
 
     group_id: int
@@ -28,7 +29,7 @@ class Addressee:
     optimizer_id: int | None
     optimizer_listens: bool
     optimizer_waits: bool
-    controlled: bool
+    watched: bool
     provider_props: dict[str, Any] | None
     optimizer_props: dict[str, Any] | None
 
@@ -48,7 +49,7 @@ FIND_GROUPS = """
                               select from lane as l
                                where l.peer_id = o.peer_id and l.name = o.lane
                                  and l.leased_until > %(now)b))) as optimizer_waits,
-           exists (select from control_due as c where c.group_id = g.id) as controlled,
+           exists (select from compliance_due as c where c.group_id = g.id) as watched,
            cp.service_props as provider_props, co.service_props as optimizer_props
       from unnest(%(peer_ids)b::bigint[], %(identifiers)b::text[]) as k (peer_id, identifier)
       join capacity_group as g
@@ -178,8 +179,26 @@ async def close(conn: AsyncConnection, *, ids: Collection[int]) -> None:
     await conn.execute("update forecast set open = false where id = any(%s)", (list(ids),))
 
 
+async def reopen(conn: AsyncConnection, *, most: int) -> None:
+    """Let the newest `most` forecasts of each group that were left out matter again."""
+    await conn.execute(
+        """
+        update forecast
+           set open = true
+         where id in (select f.id
+                        from capacity_group as g
+                       cross join lateral (
+                             select id from forecast
+                              where group_id = g.id and not open
+                              order by received_at desc, id desc
+                              limit %s) as f)
+        """,
+        (most,),
+    )
+
+
 async def want_control(conn: AsyncConnection, *, group_ids: Collection[int], now: datetime) -> None:
-    """Have the control of these groups looked at now, as far as they are under control."""
+    """Have the control of these groups looked at now."""
     await conn.execute(
         """
         with locked as (

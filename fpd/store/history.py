@@ -27,6 +27,7 @@ async def listed(
     conn: AsyncConnection,
     *,
     user_id: int | None,
+    nobodys: bool = False,
     kind: str | None = None,
     peer_id: int | None = None,
     group_id: int | None = None,
@@ -37,14 +38,16 @@ async def listed(
 ) -> list[Event]:
     """Return events, newest first. A `kind` that ends in a dot means all that begin with it.
 
-    `user_id` None: everybody's. `before`: older than the event with this id.
+    `user_id` None: everybody's. `nobodys`: also those of the installation, which are no user's.
+    `before`: older than the event with this id.
     """
     cursor = conn.cursor(row_factory=class_row(Event))
     await cursor.execute(
         """
         select id, at, kind, peer_id, group_id, data
           from event
-         where (%(user_id)s::bigint is null or user_id = %(user_id)s)
+         where (%(user_id)s::bigint is null or user_id = %(user_id)s
+                or (%(nobodys)s and user_id is null))
            and (%(kind)s::text is null or kind = %(kind)s
                 or (right(%(kind)s, 1) = '.' and starts_with(kind, %(kind)s)))
            and (%(peer_id)s::bigint is null or peer_id = %(peer_id)s)
@@ -57,6 +60,7 @@ async def listed(
         """,
         {
             "user_id": user_id,
+            "nobodys": nobodys,
             "kind": kind,
             "peer_id": peer_id,
             "group_id": group_id,

@@ -18,9 +18,9 @@ from fpd.domain.measurement import Period, period_from
 from fpd.store.parts import one_by_one
 from fpd.store.spans import Span
 
-# Enabled groups with an enabled asset for a peer that is enabled and online. Over a broken link
-# nothing leaves, but what it would report is owed, so that nothing is missing once it is mended.
-REPORTABLE: Final = """
+# Enabled groups of a peer that is enabled and online. Over a broken link nothing leaves, but what
+# it would report is owed, so that nothing is missing once it is mended.
+_LINKED: Final = """
     select g.id as group_id, p.role as audience, p.id as peer_id, g.user_id, g.identifier,
            case p.role when 'CapacityProvider' then g.provider_period_s
                        else g.optimizer_period_s end as period_s,
@@ -29,9 +29,12 @@ REPORTABLE: Final = """
       from capacity_group as g
       join peer as p on p.id in (g.provider_id, g.optimizer_id)
      where g.enabled and p.enabled and p.link in ('online', 'broken')
-       and exists (select from asset as a
-                    where a.group_id = g.id and a.audience = p.role and a.enabled)
 """
+_HAS_ASSETS: Final = """
+    exists (select from asset as a
+             where a.group_id = r.group_id and a.audience = r.audience and a.enabled)
+"""
+REPORTABLE: Final = f"select * from ({_LINKED}) as r where {_HAS_ASSETS}"
 
 
 async def schedule(conn: AsyncConnection, *, now: datetime, settle: timedelta) -> int:
@@ -43,13 +46,17 @@ async def schedule(conn: AsyncConnection, *, now: datetime, settle: timedelta) -
     """
     cursor = await conn.execute(
         f"""
-        with wanted as (
-            select r.group_id, r.audience, r.period_s, r.period_s * interval '1 second' as length,
-                   coalesce(r.settle, %(settle)s) as settle, d.start_at as old_start_at
-              from ({REPORTABLE}) as r
+        with lacking as materialized (
+            select r.*, d.start_at as old_start_at
+              from ({_LINKED}) as r
               left join measurement_due as d
                 on d.group_id = r.group_id and d.audience = r.audience
              where d.group_id is null or d.period_s <> r.period_s
+        ), wanted as (
+            select r.group_id, r.audience, r.period_s, r.period_s * interval '1 second' as length,
+                   coalesce(r.settle, %(settle)s) as settle, r.old_start_at
+              from lacking as r
+             where {_HAS_ASSETS}
         ), placed as (
             select group_id, audience, period_s, length, settle,
                    coalesce(old_start_at, date_bin(length, %(now)s, 'epoch') - length) as start_at
@@ -137,6 +144,31 @@ async def claim(
         {"now": now, "leased_until": now + lease, "oldest": now - spool, "limit": limit},
     )
     return await cursor.fetchall()
+
+
+async def are_being_closed(conn: AsyncConnection, *, now: datetime) -> bool:
+    """Tell whether somebody closes periods now, for those whose own work can wait meanwhile.
+
+    Those that have been due for 15 s are no reason to wait any longer.
+    """
+    cursor = await conn.execute(
+        """
+        select exists (select from measurement_due
+                        where due_at <= %(now)s and due_at > %(now)s - interval '15 seconds'
+                          and leased_until > %(now)s)
+        """,
+        {"now": now},
+    )
+    return await cursor.fetchone() == (True,)
+
+
+async def next_due(conn: AsyncConnection, *, now: datetime, before: datetime) -> datetime | None:
+    """Return when the next period will be due; None if that is not `before` an instant."""
+    cursor = await conn.execute(
+        "select min(due_at) from measurement_due where due_at > %s and due_at < %s", (now, before)
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
 
 
 async def advance(conn: AsyncConnection, closed: Sequence[Due], *, settle: timedelta) -> None:

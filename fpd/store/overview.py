@@ -273,10 +273,9 @@ async def measured(
     """Return the latest power per group that has a meter or assets measured in W or kW.
 
     A group's meter counts alone; else its enabled assets are summed. One property of one stream
-    counts once, whichever audiences it is reported to. A leading slash is not part of a source
-    id (decision D4). Interpretation: `multiplier` makes an asset's value import positive, as it
-    is reported to peers (oscp-2.0, instantaneous measurements have no direction). A property
-    that is in none of a stream's ten newest datum has no latest value.
+    counts once, whichever audiences it is reported to. Interpretation: `multiplier` makes an
+    asset's value import positive, as it is reported to peers (oscp-2.0, instantaneous measurements
+    have no direction). A property in none of a stream's ten newest datum has no latest value.
     """
     cursor = conn.cursor(row_factory=class_row(_MeasuredRow))
     await cursor.execute(
@@ -306,7 +305,7 @@ async def measured(
                trim_scale(sum(latest.value * w.factor)) as power_w, min(latest.at) as at
           from wanted as w
           left join stream as s on s.user_id = w.user_id and s.node_id = w.node_id
-                               and ltrim(s.source_id, '/') = w.source_id
+                               and s.source_id = w.source_id
           left join lateral (
                 select newest.at, (newest.i ->> w.property)::numeric as value
                   from (select d.at, d.i
@@ -321,6 +320,7 @@ async def measured(
          group by w.group_id, w.source
         """,
         {"user_id": user_id, "after": now - _RECENT, "now": now},
+        prepare=False,  # as in control.latest
     )
     return {
         row.group_id: Measured(

@@ -43,14 +43,14 @@ class Said(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Kept:
     """The forecast at `position` is kept. `owed`: to the group's optimizer; `waits`: so is an
-    earlier one. `controlled`: devices follow the group's forecasts.
+    earlier one. `watched`: something of the group is steered or measured.
     """
 
     position: int
     group_id: int
     owed: bool
     waits: bool
-    controlled: bool
+    watched: bool
 
 
 # Locks peers, then groups, then messages, then lanes, each in the order of their ids, as everybody
@@ -147,7 +147,7 @@ _STATEMENT: Final = """
                            or not exists (select from lane as l
                                            where l.peer_id = o.peer_id and l.name = o.lane
                                              and l.leased_until > %(now)b))) as waits,
-           exists (select from control_due as c where c.group_id = k.group_id) as controlled
+           exists (select from compliance_due as c where c.group_id = k.group_id) as watched
       from kept as k join plain as p using (peer_id, request_id)
 """
 

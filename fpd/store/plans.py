@@ -11,17 +11,17 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from fpd.store.control import DueGroup
+from fpd.store.control import WATCHED, DueGroup
 
 
 async def enrol(conn: AsyncConnection, *, now: datetime) -> None:
-    """Have every group that is under control planned."""
+    """Have every group planned in which there is something to steer or to measure."""
     await conn.execute(
-        """
+        f"""
         insert into plan_due (group_id, due_at)
-        select c.group_id, %(now)s::timestamptz
-          from control_due as c
-         where not exists (select from plan_due as p where p.group_id = c.group_id)
+        select w.group_id, %(now)s::timestamptz
+          from ({WATCHED}) as w
+         where not exists (select from plan_due as p where p.group_id = w.group_id)
             on conflict do nothing
         """,
         {"now": now},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -78,8 +78,33 @@ async def enrol(
     )
 
 
+async def remembered(conn: AsyncConnection) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return (platform, job, memory) of all polls that remember anything, configured or not."""
+    cursor = await conn.execute(
+        "select platform, job, memory from platform_poll where memory is not null order by 1, 2"
+    )
+    return await cursor.fetchall()
+
+
+async def take_back(conn: AsyncConnection, *, gone: Callable[[str], bool], now: datetime) -> None:
+    """End the leases of daemons that were killed; what they held is due now."""
+    cursor = await conn.execute(
+        "select distinct leased_by from platform_poll where leased_until > %s", (now,)
+    )
+    dead = [holder for (holder,) in await cursor.fetchall() if holder and gone(holder)]
+    if dead:
+        await conn.execute(
+            "update platform_poll set leased_until = null where leased_by = any(%s)", (dead,)
+        )
+
+
 async def claim(
-    conn: AsyncConnection, *, most: Mapping[str, int], now: datetime, until: datetime
+    conn: AsyncConnection,
+    *,
+    most: Mapping[str, int],
+    holder: str,
+    now: datetime,
+    until: datetime,
 ) -> list[Poll]:
     """Lease the polls that are due, longest due first; of each platform at most so many at once.
 
@@ -109,12 +134,18 @@ async def claim(
                            where platform = mine.name and leased_until > %(now)s))) as d
         )
         update platform_poll as q
-           set leased_until = %(until)s
+           set leased_until = %(until)s, leased_by = %(holder)s
           from chosen
          where q.platform = chosen.platform and q.job = chosen.job
         returning q.platform, q.job, q.leased_until, q.failures, q.health, q.since_at, q.memory
         """,
-        {"names": list(most), "most": list(most.values()), "now": now, "until": until},
+        {
+            "names": list(most),
+            "most": list(most.values()),
+            "holder": holder,
+            "now": now,
+            "until": until,
+        },
     )
     return await cursor.fetchall()
 

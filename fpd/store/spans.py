@@ -47,16 +47,26 @@ async def pieces(conn: AsyncConnection, spans: Sequence[Span], *, most: int) -> 
     found: list[list[Piece]] = [[] for _ in spans]
     cursor = await conn.execute(
         """
+        with counted as (
+            select c.position, c.group_id, c.audience, min(a.id) as first_id, max(a.id) as last_id,
+                   count(*) as assets
+              from unnest(%(groups)s::bigint[], %(audiences)s::text[]) with ordinality
+                   as c (group_id, audience, position)
+              join asset as a on a.group_id = c.group_id and a.audience = c.audience
+             where a.enabled
+             group by c.position, c.group_id, c.audience
+        )
+        select position - 1, first_id, last_id, assets from counted where assets <= %(most)s
+         union all
         select position - 1, min(id), max(id), count(*)
           from (select c.position, a.id,
                        (row_number() over (partition by c.position order by a.id) - 1) / %(most)s
                            as piece
-                  from unnest(%(groups)s::bigint[], %(audiences)s::text[]) with ordinality
-                       as c (group_id, audience, position)
+                  from counted as c
                   join asset as a on a.group_id = c.group_id and a.audience = c.audience
-                 where a.enabled) as a
+                 where a.enabled and c.assets > %(most)s) as a
          group by position, piece
-         order by position, piece
+         order by 1, 2
         """,
         {
             "most": most,

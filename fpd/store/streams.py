@@ -130,7 +130,8 @@ async def write_packed(
 ) -> frozenset[int]:
     """Keep datum, in the caller's transaction; return the users who do not exist.
 
-    One that is already there is replaced if it differs. Streams come into being here.
+    One that is already there is replaced if it differs, and remembered as corrected at `now`;
+    when it first came stays. Streams come into being here.
     Interpretation: so does the default owner, user 1; another user who has no account owns
     nothing, so nothing is kept.
     `is_own`: streams that come into being are made of messages, not read from something.
@@ -179,7 +180,7 @@ async def _place(conn: AsyncConnection, now: datetime) -> int:
             select id, at, i, a, s, t, %(now)s from placed
                 on conflict (stream_id, at) do update
                    set i = excluded.i, a = excluded.a, s = excluded.s, t = excluded.t,
-                       received_at = excluded.received_at
+                       corrected_at = excluded.received_at
                  where (d.i, d.a, d.s, d.t)
                        is distinct from (excluded.i, excluded.a, excluded.s, excluded.t)
             returning stream_id, at

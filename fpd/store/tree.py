@@ -14,8 +14,6 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from fpd.store.forecasts import Kept
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
@@ -186,56 +184,3 @@ async def restate(conn: AsyncConnection, *, instance: str, now: datetime) -> int
         values,
     )
     return cursor.rowcount
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uncontrolled:
-    """A group that no device follows, so that nobody else decides what is in force for it.
-
-    `forecast_ids` are the newest of its open forecasts. The other fields are those of
-    `fpd.store.control.DueGroup`.
-    """
-
-    group_id: int
-    control: Mapping[str, Any] | None
-    provider_online: bool
-    optimizer_online: bool
-    forecast_ids: Sequence[int]
-
-
-async def uncontrolled(conn: AsyncConnection, *, most: int) -> list[Uncontrolled]:
-    """Return the groups that are not under control, each with at most `most` forecasts."""
-    cursor = conn.cursor(row_factory=class_row(Uncontrolled))
-    await cursor.execute(
-        """
-        select g.id as group_id, g.control,
-               cp.link in ('online', 'broken') as provider_online,
-               coalesce(co.link in ('online', 'broken') or co.base_url is null, true)
-                   as optimizer_online,
-               array(select id from forecast
-                      where group_id = g.id and open
-                      order by id desc limit %s) as forecast_ids
-          from capacity_group as g
-          join peer as cp on cp.id = g.provider_id
-          left join peer as co on co.id = g.optimizer_id
-         where not exists (select from control_due as due where due.group_id = g.id)
-         order by g.id
-        """,
-        (most,),
-    )
-    return await cursor.fetchall()
-
-
-async def said(conn: AsyncConnection, *, ids: Sequence[int]) -> list[Kept]:
-    """Return forecasts in the order of receipt."""
-    cursor = conn.cursor(row_factory=class_row(Kept))
-    await cursor.execute(
-        """
-        select id, group_id, peer_id, type, received_at, body
-          from forecast
-         where id = any(%s)
-         order by id
-        """,
-        (list(ids),),
-    )
-    return await cursor.fetchall()

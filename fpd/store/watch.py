@@ -12,16 +12,16 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from fpd.store.control import Property
+from fpd.store.control import WATCHED, Property
 
 
 async def enrol(conn: AsyncConnection, *, now: datetime) -> None:
-    """Watch every group that is under control."""
+    """Watch every group in which there is something to steer or to measure."""
     await conn.execute(
-        """
+        f"""
         insert into compliance_due (group_id, due_at)
-        select group_id, %s from control_due as c
-         where not exists (select from compliance_due as d where d.group_id = c.group_id)
+        select group_id, %s::timestamptz from ({WATCHED}) as w
+         where not exists (select from compliance_due as d where d.group_id = w.group_id)
             on conflict do nothing
         """,
         (now,),

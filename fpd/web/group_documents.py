@@ -237,8 +237,6 @@ def explanation(told: Explained) -> Explanation:
 
 def _note(told: Explained) -> str:
     if told.held is None:
-        if not told.group.controlled:
-            return "no asset of the group names a device, so nothing was ever decided"
         return "nothing had been in force by then"
     reason = Reason(told.held.reason)
     said = _NOTES[reason]

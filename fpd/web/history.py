@@ -9,7 +9,7 @@ from aiohttp import web
 
 from fpd.store import history, overview
 from fpd.store.history import Event
-from fpd.web.credentials import authenticate
+from fpd.web.credentials import authenticate, sender
 from fpd.web.keys import CONTEXT
 from fpd.web.messages import page, success
 from fpd.web.query import Query
@@ -49,14 +49,18 @@ def document(peer: overview.Peer) -> dict[str, Any]:
 
 
 async def _events(request: web.Request) -> web.Response:
-    """List events, newest first; a kind that ends in a dot means all that begin with it."""
-    user_id = await authenticate(request)
+    """List events, newest first; a kind that ends in a dot means all that begin with it.
+
+    An administrator's token also sees the events of the installation, which are no user's.
+    """
+    bearer = await sender(request)
     query = Query(request.query, _FILTERS)
     limit = query.limit()
     async with request.app[CONTEXT].db.connection() as conn:
         rows = await history.listed(
             conn,
-            user_id=user_id,
+            user_id=bearer.user_id,
+            nobodys=bearer.admin,
             kind=query.text("kind"),
             peer_id=query.number("peer"),
             group_id=query.number("group"),

@@ -109,19 +109,30 @@ class Limits:
     async def authenticated(self, request: web.Request, identity: Awaitable[Who]) -> Who:
         """Return who `identity` says the sender is, unless that is asked too often.
 
+        Raises as `identified` and `known`.
+        """
+        who = await self.identified(request, identity)
+        self.known(who)
+        return who
+
+    async def identified(self, request: web.Request, identity: Awaitable[Who]) -> Who:
+        """Return who `identity` says the sender is.
+
         Raises what `identity` raises; TooMany in place of Unauthenticated and Forbidden once the
         sender's address has failed too often, or many addresses with the token that it claims to
-        have, and when a known sender exceeds its rate.
+        have.
         """
         try:
-            who = await identity
+            return await identity
         except (Forbidden, Unauthenticated) as error:
             self._failed(request, error)
             raise
+
+    def known(self, who: Hashable) -> None:
+        """Count a request of a known sender. Raises TooMany when it exceeds its rate."""
         self._refuse(
             self._requests.take(who, now_s=self._monotonic()), "too many requests: slow down"
         )
-        return who
 
     def _failed(self, request: web.Request, error: Forbidden | Unauthenticated) -> None:
         """Count a failure; an address that has failed too often makes no token look guessed."""

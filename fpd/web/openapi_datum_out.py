@@ -45,6 +45,7 @@ _DATUM: Final[Schema] = {
         "created": _INSTANT,
         "nodeId": {"type": "integer"},
         "sourceId": {"type": "string"},
+        "corrected": {**_INSTANT, "description": "when it was last given other values, if ever"},
         "samples": {
             "type": "object",
             "properties": {

@@ -18,6 +18,7 @@ from fpd.flows.identify import Tokens
 from fpd.flows.intake import Intake
 from fpd.flows.judging import Judge
 from fpd.flows.loop import Loop
+from fpd.flows.manage.creating import Creates
 from fpd.oscp.headers import CORRELATION_ID, REQUEST_ID
 from fpd.web import (
     actions,
@@ -39,8 +40,9 @@ from fpd.web import (
 )
 from fpd.web.body import NotJson, TooSlow
 from fpd.web.connections import SERVER
+from fpd.web.credentials import BEARERS, Bearers
 from fpd.web.health import LOOPS
-from fpd.web.keys import CONTEXT, INTAKE, JUDGE, TOKENS
+from fpd.web.keys import CONTEXT, CREATES, INTAKE, JUDGE, TOKENS
 from fpd.web.limits import LIMITS, Limits
 
 log = structlog.get_logger()
@@ -89,6 +91,8 @@ def application(context: Context, loops: Sequence[Loop]) -> web.Application:
     app[JUDGE] = Judge(context)
     app[TOKENS] = Tokens(context)
     app[LOOPS] = loops
+    app[CREATES] = Creates(context)
+    app[BEARERS] = Bearers(context)
     app[LIMITS] = Limits(context.config.http)
     app[datum_out.READERS] = asyncio.Semaphore(datum_out.MOST_READERS)
     for route in ROUTES:

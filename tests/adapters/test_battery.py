@@ -323,7 +323,7 @@ async def test_a_battery_that_may_not_discharge_is_only_charged(
 ) -> None:
     new.switch({"no_discharge": True})
     reading = await battery(new, wiring, api="v2", token="secret").read()
-    assert (reading.least_w, reading.most_w) == (None, 0)
+    assert (reading.least_w, reading.most_w) == (-3300, 0)
 
 
 @pytest.mark.parametrize(("api", "token"), [("v1", None), ("v2", "secret"), ("both", "secret")])
@@ -385,7 +385,20 @@ def test_the_operator_is_told_what_a_battery_cannot_do_for_itself() -> None:
               "max_charge_w": 1, "max_discharge_w": 1}  # fmt: skip
     (caution,) = cautions(BatteryDevice(**common))
     assert "fpd release --after-stop" in caution
-    assert cautions(BatteryDevice(**common, api="v2", token="t")) == []
+    (caution,) = cautions(BatteryDevice(**common, api="v2", token="t"))
+    assert "in manual mode" in caution and "ExecStopPost" in caution
+
+
+async def test_what_its_inverter_says_of_itself_bounds_what_it_is_told(
+    clock: Hands, wiring: Wiring
+) -> None:
+    small = Battery(
+        BatteryOptions(api="v2", auth_token="secret", max_discharge_w=2000.0), clock=clock
+    )
+    await small.start()
+    reading = await battery(small, wiring, api="v2", token="secret").read()
+    assert (reading.least_w, reading.most_w) == (-2000, 2000)
+    await small.stop()
 
 
 async def test_values_that_contradict_each_other_are_told(new: Battery, wiring: Wiring) -> None:

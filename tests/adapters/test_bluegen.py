@@ -272,6 +272,11 @@ async def test_a_ramp_that_is_refused_is_made_smaller_once(
     assert outcome.limits is not None and outcome.limits.step_up_w == 1899
     with pytest.raises(Stopped, match="ShonkyRampRate"):
         await device.apply(CAPPED)
+    service.switch(None)
+    assert (await device.apply(CAPPED)).result is Result.CONFIRMED
+    service.switch({"answer_status": refuse})
+    outcome = await device.apply(Profile(points=((0, 1000), (671, 1000))))
+    assert outcome.limits is not None and outcome.limits.step_up_w == 1804, "once for each"
 
 
 async def test_a_profile_that_somebody_else_assigned_is_noticed(

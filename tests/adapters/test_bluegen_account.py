@@ -41,6 +41,7 @@ async def test_the_password_is_encrypted_with_the_key_of_the_moment(
 async def test_a_stored_ciphertext_is_void_with_another_key(
     service: BlueGen, wiring: Wiring, clock: Hands
 ) -> None:
+    wiring.ledger = Book()
     service.switch({"plain_refused": True})
     key = service.account.public_key()
     issued_on = service.account.issued_on
@@ -60,6 +61,9 @@ async def test_a_stored_ciphertext_is_void_with_another_key(
             await device.read()
         assert refused.value.health is Health.STOPPED
     assert logins(service) == 1, "a login that must fail is never tried"
+    wiring.accounts.clear()
+    service.switch(None)
+    assert (await cell(service, wiring).read()).dispatchable, "once the password is there"
 
 
 @pytest.mark.parametrize("key", ["", "bm8ga2V5", "-----BEGIN PUBLIC KEY-----\nx"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from adapters.myems_server import Bench, bench
+from adapters.rig import wired
 
 from fpd.adapters.device import DeviceFault, Stopped, Unreachable
 from fpd.adapters.myems_api import Access
 from fpd.adapters.myems_errors import AccountRefused, Missing, Refused
+from fpd.adapters.myems_server import server
 
 HTML = {"status": 200, "body": "<html>Sign in to the proxy</html>"}
 
@@ -74,11 +77,41 @@ async def test_a_wrong_password_is_tried_once_whatever_is_restarted(at: Bench) -
     assert "wrong" not in (at.wiring.folder or Path()).joinpath("myems.refused.json").read_text()
 
 
+async def test_devices_and_platforms_together_try_a_wrong_password_once(at: Bench) -> None:
+    async with wired(at.clock) as other:
+        other.folder, other.tenants = at.wiring.folder, at.wiring.tenants
+        clients = [
+            server(at.config(username="administrator", password="wrong", api_key=key), wiring)
+            for wiring in (at.wiring, other)
+            for key in ("fpd-key", None)
+        ]
+        results = await asyncio.gather(
+            *(client.points() for client in clients), return_exceptions=True
+        )
+    assert all(isinstance(result, AccountRefused) for result in results)
+    assert len(at.asked("/users/login")) == 1
+
+
 async def test_a_locked_account_is_left_alone(at: Bench) -> None:
     at.sim.accounts.users["administrator"].locked = True
     client = at.client(admin=True)
     for _ in range(3):
         with pytest.raises(AccountRefused, match="LOCKED"):
+            await client.points()
+    assert len(at.asked("/users/login")) == 1
+    at.sim.accounts.users["administrator"].locked = False
+    assert at.wiring.folder is not None
+    (at.wiring.folder / "myems.refused.json").unlink()
+    assert await client.points(), "without a restart"
+
+
+async def test_what_cannot_be_written_down_is_remembered_all_the_same(at: Bench) -> None:
+    assert at.wiring.folder is not None
+    at.wiring.folder = at.wiring.folder / "file" / "folder"
+    at.wiring.folder.parent.touch()
+    client = at.client(username="administrator", password="wrong")
+    for _ in range(3):
+        with pytest.raises(AccountRefused):
             await client.points()
     assert len(at.asked("/users/login")) == 1
 

@@ -10,9 +10,17 @@ import pytest
 from adapters.myems_server import OFFSET, Bench, bench
 from adapters.rig import Remembering
 
-from fpd.adapters.device import Profile, Release, Result, Setpoint, Stopped, Unreachable
+from fpd.adapters.device import (
+    Profile,
+    Reading,
+    Release,
+    Result,
+    Setpoint,
+    Stopped,
+    Unreachable,
+)
 from fpd.adapters.myems import MyemsDevice as Adapter
-from fpd.adapters.myems_keys import MyemsDevice
+from fpd.adapters.myems_keys import TOGETHER, MyemsDevice
 from fpd.errors import Unavailable
 
 CHARGE_20_KW, DISCHARGE_25_KW = Setpoint(power_w=-20_000), Setpoint(power_w=25_480)
@@ -205,6 +213,7 @@ async def test_a_payload_that_was_edited_is_told(
     battery = device(at)
     await battery.read()
     at.sim.site.commands[1].payload = '{"device":"bluegen","set_value":$s1}'
+    at.clock.move(seconds=61)
     await battery.read()
     assert "myems.command_changed" in capsys.readouterr().out
 
@@ -235,10 +244,106 @@ async def test_a_stored_default_that_is_gone_does_not_matter(at: Bench) -> None:
     assert sent(at)[-1] == '{"device":"battery","set_value":20}'
 
 
-async def test_a_wrong_offset_stops_the_device(at: Bench) -> None:
+@pytest.mark.parametrize("account", [True, False])
+async def test_with_a_wrong_offset_it_can_be_given_back_and_no_more(
+    at: Bench, account: bool
+) -> None:
+    battery = device(at, meter_id=6)
+    await battery.apply(CHARGE_20_KW)
     at.sim.switch({"utc_offset": "+09:30"})
-    with pytest.raises(Stopped, match="utc_offset"):
-        await device(at, meter_id=6).read()
+    at.clock.move(hours=1 if account else 0, seconds=10)
+    reading = await battery.read()
+    assert not reading.dispatchable and "utc_offset" in (reading.detail or "")
+    assert (reading.output_w, reading.soc) == (-20_000, pytest.approx(55, abs=15))
+    await battery.apply(Release())
+    at.clock.move(seconds=10)
+    assert battery.shows(Release(), await battery.read())
+
+
+CHARGER: dict[str, Any] = {
+    "capacity_wh": 0, "rest_w": -22_000, "max_charge_w": 22_000, "max_discharge_w": 0,
+    "at_most": True, "soc_point_id": None,
+}  # fmt: skip
+
+
+async def test_a_charger_is_limited_and_may_do_less(at: Bench) -> None:
+    """The simulated battery stands in for one: `takes` is what the car wants within the limit."""
+    charger = device(at, **CHARGER)
+
+    async def takes(kw: float) -> Reading:
+        at.sim.plant.battery_kw, at.sim.plant._ordered = kw, []
+        at.clock.move(seconds=10)
+        return await charger.read()
+
+    def told() -> str:
+        return sent(at)[-1].rsplit(":")[-1]
+
+    assert (await takes(7.4)).least_w == -7_400, "it can be made to take no more"
+    await charger.apply(Setpoint(power_w=-7_400))
+    assert told() == "22}", "that is no limit: it may take more when it wants to"
+    reading = await takes(11)
+    assert charger.shows(Setpoint(power_w=-7_400), reading) and reading.least_w == -11_000
+    low = Setpoint(power_w=-3_000)
+    await charger.apply(low)
+    assert told() == "3}" and not charger.shows(low, reading)
+    reading = await takes(3)
+    assert charger.shows(low, reading) and reading.least_w == -11_000, "it would take more"
+    reading = await takes(1)
+    assert charger.shows(low, reading) and reading.least_w == -1_000
+    await charger.apply(Release())
+    assert told() == "22}", "let go is not: stopped"
+    assert charger.shows(Release(), await takes(22))
+
+
+async def test_a_generator_goes_back_to_what_it_does_by_itself(at: Bench) -> None:
+    cell = device(
+        at, capacity_wh=0, rest_w=1500, max_charge_w=0, max_discharge_w=1500, command_id=2,
+        point_id=18, command_unit="W", command_positive="discharge", command_step=1.0,
+        point_unit="W", point_positive="discharge", soc_point_id=None,
+    )  # fmt: skip
+    low = Setpoint(power_w=600)
+    await cell.apply(low)
+    at.clock.move(seconds=10)
+    assert cell.shows(low, await cell.read())
+    await cell.apply(Release())
+    assert not cell.shows(Release(), await cell.read())
+    at.clock.move(seconds=10)
+    assert cell.shows(Release(), await cell.read())
+    assert [one.rsplit(":")[-1] for one in sent(at)] == ["600}", "1500}"]
+
+
+def test_what_stores_has_a_capacity_and_what_does_not_a_rest() -> None:
+    known = {"url": "http://x", "command_id": 1, "max_charge_w": 22_000, "max_discharge_w": 0}
+    broken = {
+        rule.expected
+        for more in ({"capacity_wh": 0, "rest_w": None}, {"capacity_wh": 5, "rest_w": -1})
+        for rule in TOGETHER
+        if rule.keys <= {*known, "rest_w", "capacity_wh"} and not rule.hold(known | more)
+    }
+    assert broken == {"a capacity_wh of what stores, or a rest_w of what does not"}
+    within = next(rule for rule in TOGETHER if "rest_w from" in rule.expected)
+    assert not within.hold(known | {"rest_w": 5}) and within.hold(known | {"rest_w": -5})
+
+
+async def test_where_the_key_has_expired_the_account_reads_on(at: Bench) -> None:
+    battery = device(at)
+    await battery.apply(CHARGE_20_KW)
+    at.sim.switch({"api_key_expired": True})
+    at.clock.move(seconds=10)
+    reading = await battery.read()
+    assert battery.shows(CHARGE_20_KW, reading) and "key has expired" in (reading.notice or "")
+    await battery.apply(Release())
+    at.sim.switch(None)
+    at.clock.move(minutes=6)
+    assert (await battery.read()).notice is None, "a renewed key is taken up again"
+
+
+async def test_few_requests_are_enough_to_look(at: Bench) -> None:
+    battery = device(at, meter_id=6)
+    await battery.read()
+    at.sim.journal.clear()
+    assert (await battery.read()).soc is not None
+    assert [path.partition("?")[0] for path in at.asked("")] == ["/reports/meterrealtime"]
 
 
 async def test_profiles_are_not_for_it(at: Bench) -> None:

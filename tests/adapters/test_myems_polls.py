@@ -96,10 +96,10 @@ async def test_a_gap_that_cannot_be_filled_costs_nothing_but_itself(at: Bench) -
     at.sim.switch({"swallows": ["metertrend"]})
     reading = await at.poll("meter/6")
     assert len(reading.samples) >= 60 and not reading.dispatchable and reading.again_s is None
-    assert "0% of a gap of 2:01:00 filled" in (reading.detail or "")
+    assert "0 % of a gap of 2.0 h filled" in (reading.detail or "")
     at.sim.switch(None)
     reading = await at.poll("meter/6")
-    assert reading.dispatchable and "50% of a gap" in (reading.detail or "")
+    assert reading.dispatchable and "49 % of a gap" in (reading.detail or "")
     assert WEDNESDAY + timedelta(minutes=1) in {one.at for one in reading.samples}
 
 
@@ -278,8 +278,8 @@ async def test_energy_per_hour_skips_what_is_not_sure(
     at: Bench, job: str, what: dict[str, int]
 ) -> None:
     reading = await at.poll(job, row(**what))
-    # 06:00 UTC is 11:30 there: its hours begin at half past, 10:30 to 11:30 is the last one.
-    assert [one.at for one in reading.samples][-1] == WEDNESDAY - timedelta(hours=2, minutes=30)
+    # 06:00 UTC is 11:30 there: its hours are UTC's, 10:30 to 11:30 is the last one.
+    assert [one.at for one in reading.samples][-1] == WEDNESDAY - timedelta(hours=2)
     assert reading.samples[-1].instantaneous["wattHours"] == pytest.approx(13_967, abs=400)
     at.sim.switch({"hourly_zero": True})
     at.clock.move(hours=3)
@@ -293,6 +293,40 @@ async def test_one_stream_of_two_polls_cannot_be_configured() -> None:
     table = {"base_url": "", "stream": (row(meter=6), row(meter=7))}
     assert not rule.hold(table)
     assert rule.hold(table | {"stream": METER})
+
+
+async def test_a_key_that_has_expired_is_told_though_the_account_reads_on(at: Bench) -> None:
+    at.sim.switch({"api_key_expired": True})
+    for job, what in (("meter/6", {"meter": 6}), ("points", {"point": 22, "unit": "kW"})):
+        reading = await at.poll(job, row(**what), admin=True)
+        assert reading.samples and not reading.dispatchable
+        assert "the account reads instead" in (reading.detail or "")
+    with pytest.raises(Stopped, match="key has expired"):
+        await at.poll("virtualmeter/1", row(virtual_meter=1))
+
+
+async def test_half_hours_of_a_server_that_counts_so_are_all_taken(at: Bench) -> None:
+    stamp = "2025-03-12T{}:00".format
+    rows = [(stamp(t), "1.5") for t in ("08:30", "09:00", "09:30", "10:00")]
+
+    def told() -> dict[str, object]:
+        period = {"timestamps": [a for a, _ in rows], "values": [float(v) for _, v in rows]}
+        body = {"meter": {"unit_of_measure": "kWh"}, "reporting_period": period}
+        return {"answer_status": {"status": 200, "body": body, "path": "/reports/meterenergy"}}
+
+    at.sim.switch(told())
+    first = await at.poll("hourly/4", row(meter=4, hourly=True))
+    assert [one.at.strftime("%H:%M") for one in first.samples] == [
+        "03:00",
+        "03:30",
+        "04:00",
+        "04:30",
+    ]
+    rows.append((stamp("10:30"), "2"))
+    at.sim.switch(told())
+    at.clock.move(hours=1)
+    again = await at.poll("hourly/4")
+    assert [f"{one.at:%H:%M}" for one in again.samples] == ["05:00"]
 
 
 async def test_what_is_down_says_so(at: Bench) -> None:

@@ -271,6 +271,22 @@ async def test_an_import_that_never_arrived_is_created_after_all(
     assert [each["value"] for each in platform.state()["imported"]] == [7.0]
 
 
+async def test_where_some_values_are_there_and_some_are_not_few_requests_tell(
+    platform: Reengen, client: Client
+) -> None:
+    minutes = [MIDNIGHT + timedelta(minutes=n) for n in range(64)]
+    await client.put([imported("1", at=at) for at in minutes[:32]])
+    await client.put([imported("2", at=at) for at in minutes[16:48]])
+    found = [each["value"] for each in platform.state()["imported"]]
+    assert found == [1.0] * 16 + [2.0] * 32
+    assert len(asked(platform, "ImportData")) == 1 + 2 + 3
+
+
+async def test_an_import_that_is_refused_says_why(client: Client) -> None:
+    with pytest.raises(Refused, match="neither a new value nor an update: Point not found"):
+        await client.put([imported("1", point="nowhere")])
+
+
 async def test_the_data_science_table(platform: Reengen, client: Client) -> None:
     flag = Flag(point="xyzBesiktas", type="test", tenant="xyz", value="3")
     assert await client.manage_flags([flag]) == (flag,)
@@ -387,6 +403,28 @@ async def test_an_expired_connection_id_is_renewed_once(
     assert methods(platform).count("ListDataEx") == 2
 
 
+@pytest.mark.parametrize("refusal", ["java.lang.NullPointerException", "Oturum bitti", "", "page"])
+async def test_an_id_that_has_expired_is_renewed_whatever_is_said_of_it(
+    platform: Reengen, client: Client, clock: Hands, refusal: str
+) -> None:
+    listed = await client.commands("xFabrikaTrafo6")
+    platform.switch({"connection_life_s": 60, "refusal": refusal})
+    for _ in range(2):
+        clock.move(seconds=61)
+        await client.execute("xFabrikaTrafo6", "lights-on-off", True, listed=listed)
+    assert methods(platform)[2:] == ["ExecuteCommand", "Authenticate", "ExecuteCommand"] * 2
+
+
+async def test_what_is_refused_for_another_reason_costs_one_login(
+    platform: Reengen, client: Client
+) -> None:
+    await client.hierarchy()
+    for _ in range(3):
+        with pytest.raises(Refused, match="Point not found"):
+            await client.commands("nowhere")
+    assert methods(platform).count("Authenticate") == 2
+
+
 async def test_a_connection_id_refused_twice_stops_everything(
     platform: Reengen, client: Client
 ) -> None:
@@ -446,7 +484,7 @@ async def test_a_page_with_status_200_is_no_data(platform: Reengen, client: Clie
     for _ in range(2):
         with pytest.raises(Unreachable):
             await besiktas(client)
-    assert platform.state()["requests"]["ListDataEx"] == 3 + 5
+    assert sum(platform.state()["requests"].values()) == 2 + (2 + 2) + 5
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from adapters.tenant import asked, methods, simulated
 
 from fpd.adapters.device import Profile, Release, Result, Setpoint, Stopped, Unreachable, Wiring
 from fpd.adapters.reengen import Reengen as Adapter
-from fpd.adapters.reengen_keys import Option, ReengenDevice, adjustable
+from fpd.adapters.reengen_keys import Option, ReengenDevice, ability
+from fpd.domain.control.ability import Storage
 from fpd.sim.reengen import Reengen
 
 SWITCH = (Option(code="false", power_w=0), Option(code="true", power_w=-2400))
@@ -216,7 +219,7 @@ async def test_it_has_no_profile_and_says_what_it_can(platform: Reengen, wiring:
     with pytest.raises(Stopped):
         await device(platform, wiring).apply(Profile(points=((0, 1),)))
     keys = {"tenant": "t", "user": "u", "password": "p", "point": "p", "command": "c"}
-    can = adjustable(
+    can = ability(
         ReengenDevice(name="n", type="reengen", least_w=-3000, most_w=0, rest_w=-3000, **keys)
     )
     assert (can.least_w, can.most_w, can.rest_w) == (-3000, 0, -3000)
@@ -227,3 +230,113 @@ async def test_a_tenant_is_spoken_to_once_at_a_time(platform: Reengen, wiring: W
     await first.read()
     await second.read()
     assert len(wiring.tenants) == 1 and methods(platform).count("Authenticate") == 1
+
+
+BATTERY: dict[str, Any] = {"capacity_wh": 10_000, "soc_point": "xFabrikaDepo"}
+
+
+async def test_with_a_capacity_it_is_a_battery_and_a_point_shows_its_charge(
+    platform: Reengen, wiring: Wiring, clock: Hands
+) -> None:
+    store = device(platform, wiring, **BATTERY)
+    reading = await store.read()
+    assert reading.dispatchable and reading.soc == 50
+    (sample,) = reading.samples
+    assert sample.instantaneous == {"watts": 0, "soc": 50}
+    meter = platform.tenant.meter(("xFabrikaDepo", "stateOfCharge", "actual", 1))
+    assert meter is not None
+    meter.change(12.5, clock())
+    clock.move(seconds=61)
+    assert (await store.read()).soc == 12.5
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "why"),
+    [
+        ({"soc_point": "xyzBesiktas"}, 50, "xyzBesiktas has shown no state of charge for two"),
+        ({"stale_after_s": 1}, 50, "has shown no state of charge since"),
+        ({}, 101, "101.* % is no state of charge"),
+        ({"soc_definition": "activePower", "soc_variant": "phase"}, 50, "W is no state of charge"),
+    ],
+)
+async def test_without_its_charge_a_battery_is_left_alone(
+    platform: Reengen,
+    wiring: Wiring,
+    clock: Hands,
+    keys: dict[str, Any],
+    value: float,
+    why: str,
+) -> None:
+    meter = platform.tenant.meter(("xFabrikaDepo", "stateOfCharge", "actual", 1))
+    assert meter is not None
+    meter.rate = value
+    clock.move(seconds=30)
+    reading = await device(platform, wiring, confirm=None, **BATTERY | keys).read()
+    assert not reading.dispatchable and reading.soc is None
+    assert reading.detail is not None and re.search(why, reading.detail)
+
+
+def test_what_a_battery_can_do_follows_from_its_keys(wiring: Wiring) -> None:
+    given = {"name": "b", "type": "reengen", "tenant": "t", "user": "u", "password": "p"}
+    asked = {"point": "p", "command": "c", "least_w": -3000, "most_w": 2500, "deadband_w": 10}
+    can = ability(ReengenDevice(**given | asked | BATTERY))
+    assert isinstance(can, Storage) and can.deadband_w == 10
+    assert (can.battery.max_charge_w, can.battery.max_discharge_w) == (3000, 2500)
+    assert can.battery.capacity_wh == 10_000
+
+
+@pytest.mark.parametrize("confirm", [None, "xFabrikaDepo"])
+async def test_a_command_that_was_not_taken_is_not_confirmed_by_the_one_before(
+    platform: Reengen, wiring: Wiring, clock: Hands, confirm: str | None
+) -> None:
+    store = device(platform, wiring, confirm=confirm)
+    before, after = Setpoint(power_w=1000), Setpoint(power_w=2000)
+    await store.apply(before)
+    platform.switch({"fail": {"method": "ExecuteCommand", "message": "Gateway 12 is off"}})
+    with pytest.raises(Unreachable, match="not taken: ExecuteCommand: Gateway 12 is off"):
+        await store.apply(after)
+    clock.move(seconds=61)
+    reading = await store.read()
+    assert store.shows(before, reading) and not store.shows(after, reading)
+    assert reading.alarm == "not taken: ExecuteCommand: Gateway 12 is off"
+    platform.switch(None)
+    await store.apply(after)
+    clock.move(seconds=61)
+    reading = await store.read()
+    assert store.shows(after, reading) and reading.alarm is None
+
+
+async def test_a_command_that_was_taken_though_nobody_said_so_is_seen(
+    platform: Reengen, wiring: Wiring, clock: Hands
+) -> None:
+    store = device(platform, wiring)
+    await store.apply(Setpoint(power_w=1000))
+    platform.switch({"fail": {"method": "ExecuteCommand", "after": True}})
+    with pytest.raises(Unreachable):
+        await store.apply(Setpoint(power_w=2000))
+    clock.move(seconds=61)
+    reading = await store.read()
+    assert store.shows(Setpoint(power_w=2000), reading) and reading.alarm is None
+
+
+async def test_a_command_that_has_gone_is_not_sent_again(
+    platform: Reengen, wiring: Wiring, clock: Hands
+) -> None:
+    store = device(platform, wiring)
+    await store.apply(Setpoint(power_w=1000))
+    platform.tenant.commands["xFabrikaDepo"].clear()
+    clock.move(seconds=60)
+    with pytest.raises(Stopped, match="lists no command 'power-set'"):
+        await store.apply(Setpoint(power_w=2000))
+    assert methods(platform).count("ExecuteCommand") == 1
+
+
+async def test_what_is_shown_counts_whatever_is_remembered_beside_it(
+    platform: Reengen, wiring: Wiring, clock: Hands
+) -> None:
+    """As for a daemon without its database, which remembers what it told alone."""
+    store = device(platform, wiring)
+    memory = (await store.apply(Setpoint(power_w=1000))).memory
+    clock.move(seconds=61)
+    reading = replace(await store.read(), memory=memory)
+    assert store.shows(Setpoint(power_w=1000), reading)

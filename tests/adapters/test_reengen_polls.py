@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from adapters.rig import WEDNESDAY, Hands, wired
@@ -13,7 +14,9 @@ from adapters.tenant import asked, methods, simulated
 
 from fpd.adapters.device import Stopped, Unreachable, Wiring
 from fpd.adapters.platform import Polled, StreamSample
+from fpd.adapters.reengen_parse import Measured, Raw
 from fpd.adapters.reengen_platform import Platform
+from fpd.adapters.reengen_rows import Row, aggregated, taken
 from fpd.config_reengen import ReengenPlatform, ReengenStream
 from fpd.domain.datum import StreamKey
 from fpd.sim.reengen import Reengen
@@ -330,3 +333,28 @@ async def test_ranges_that_end_in_that_hour_miss_nothing(clock: Hands, wiring: W
         assert meter is not None
         moments = platform.tenant.moments(min(found), clock())
         assert found == {at: Decimal(int(meter.register(at))) for at in moments}
+
+
+def test_buckets_of_the_hour_that_there_is_twice_are_told_apart_by_their_order() -> None:
+    row = Row(ReengenStream(**ENERGY, function="sum", resolution="hour"))
+    dates = [f"2025-10-26T0{hour}:00:00" for hour in (1, 2, 2, 3)]
+    measured = [Measured(date=date, point_id=1, value=Decimal(n)) for n, date in enumerate(dates)]
+    found = aggregated(
+        [row], [measured], tz=ZoneInfo("Europe/Berlin"), until=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    assert [(each.at.hour, each.instantaneous["wattHours"]) for each in found.samples()] == [
+        (23, 0),
+        (0, 1),
+        (1, 2),
+        (2, 3),
+    ]
+
+
+def test_energies_without_a_register_are_told() -> None:
+    row = Row(ReengenStream(**ENERGY))
+    said = {"point": "xyzBesiktas", "definition": "activeEnergy", "variant": "import"}
+    rest = {"index": 1, "type": "actual", "unit": "Wh", "note": None, "original": None}
+    raw = Raw(date="2025-03-12T00:04:59", value=Decimal(1), **said, **rest)
+    found = taken([row], [raw], ZoneInfo("Europe/Istanbul"))
+    assert found.samples() == () and found.refused == 1
+    assert 'configure column = "value"' in found.unfit[row.key]

@@ -15,6 +15,7 @@ from fpd.store.spans import Span
 
 PERIOD_S, SAMPLES = 900, 90
 SETTLE = timedelta(seconds=2)
+_ONE_DAY_S = 86_400  # the period after the one that is measured is not due as well
 LENGTH = timedelta(seconds=PERIOD_S)
 
 
@@ -29,12 +30,13 @@ async def build(site: Site, assets: int, per_group: int) -> None:
     await site.execute(
         """
         insert into capacity_group (user_id, name, identifier, enabled, provider_id, optimizer_id,
-            provider_period_s, optimizer_period_s, created_at, modified_at)
-        select 1, 'g', 'group-' || n, true, 1, 2, %(s)s, %(s)s, %(now)s, %(now)s
+            provider_period_s, optimizer_period_s, control, created_at, modified_at)
+        select 1, 'g', 'group-' || n, true, 1, 2, %(s)s, %(s)s, %(control)s, %(now)s, %(now)s
           from generate_series(1, %(groups)s) as n
         """,
         s=PERIOD_S,
         groups=-(-assets // per_group),
+        control=Jsonb({"settleSeconds": _ONE_DAY_S}),
     )
     await site.execute(
         """

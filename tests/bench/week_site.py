@@ -100,4 +100,13 @@ class Adapter:
         return Outcome(result=Result.CONFIRMED, memory=memory)
 
     def shows(self, command: Command, reading: Reading) -> bool:
-        return True
+        """A command that never reached a device that was away must not count as followed."""
+        match command, self._device:
+            case Setpoint(power_w=power_w), Cellar(told_w=told_w):
+                return told_w == power_w
+            case Profile(points=points), Cell(points=held):
+                return dict(points) == held
+            case _, Cellar(told_w=told_w):
+                return told_w == 0
+            case _:
+                return True

@@ -238,6 +238,11 @@ def test_what_cannot_be_meant_is_named(
     assert str(caught.value).startswith(complaint)
 
 
+def test_units_that_ramp_at_once_leave_each_its_triangle() -> None:
+    ramp = {"from_w": 800, "to_w": 1400, "slew_w_per_min": "10", "units": 3}
+    assert translate({"kind": "ramp_bridge", "in": ramp}) == {"minutes": 60, "energy_wh": 900}
+
+
 def test_numbers_that_burst_the_arithmetic_are_refused() -> None:
     slow = {"from_w": 0, "to_w": 10**14, "slew_w_per_min": "0.00000000000001"}
     with pytest.raises(Malformed, match="in: numbers or times too large to calculate with"):
@@ -285,6 +290,7 @@ def test_the_limit_of_a_provider_that_may_be_offline(
         ({"status": "Power Export", "pp": "1", "power": "1493.6"}, True, 1493),
         ({"status": "PowerExport", "pp": 1}, True, None),
         ({"status": "Power Export", "pp": "0", "power": 1200}, False, 1200),
+        ({"status": "Power Export", "pp": "0", "output_w": "1200.9"}, False, 1200),
         ({"status": "Self sustain", "pp": "1"}, False, 0),
         ({"status": "Off", "pp": "1"}, False, 0),
         ({"status": "-", "pp": "1"}, False, 0),
@@ -326,6 +332,53 @@ def test_what_ends_and_what_is_silent_is_given_back() -> None:
             "bluegen_current",
             {"current": {"timestamp": "soon", "power": "-1", "gas": "NaN"}},
             {"at": None, "power_w": None, "gas_slm": None},
+        ),
+        (
+            "bluegen_current",
+            {"current": {"when": 1534835100, "power": 1, "gas": 1}},
+            {"at": "2018-08-21T07:05:00Z", "power_w": 1, "gas_slm": 1},
+        ),
+        (
+            "bluegen_current",
+            {"current": {"when": 0, "timestamp": "2018-08-21T09:05:00+02:00", "power": 1}},
+            {"at": "2018-08-21T07:05:00Z", "power_w": 1, "gas_slm": None},
+        ),
+        (
+            "bluegen_history",
+            {"data": [{"when": "2018-08-21 07:05:00", "power": "1", "gas": "2"}]},
+            {"samples": [{"at": "2018-08-21T07:05:00Z", "power_w": 1, "gas_slm": 2}]},
+        ),
+        (
+            "bluegen_profiles",
+            {"profiles": [{"id": "366", "name": "New profile"}]},
+            {"profiles": [{"id": 366, "name": "New profile"}]},
+        ),
+        (
+            "bluegen_version",
+            {"version": {"maj": 1, "min": 3, "inf": 0, "pro": 1, "api": "1"}},
+            {"maj": 1, "min": 3, "inf": 0, "pro": 1, "api": 1},
+        ),
+        (
+            "bluegen_location",
+            {"location": "Dandenong", "region": "Melbourne", "LHV": "10.21046"},
+            {"location": "Dandenong", "region": "Melbourne", "lhv_kwh_per_m3": 10.21046},
+        ),
+        (
+            "bluegen_pubkey",
+            {"pubkey": "a2V5", "issuedon": "2018-08-21 07:05:00"},
+            {"pubkey": "a2V5", "issued_on": "2018-08-21 07:05:00"},
+        ),
+        (
+            "bluegen_login",
+            {"jwt": "opaque", "eula": "0", "lastlogin": "", "timezone": "Europe/Rome"},
+            {
+                "token": "opaque",
+                "eula_accepted": False,
+                "issued_at": None,
+                "life_s": None,
+                "last_login": "",
+                "tz": "Europe/Rome",
+            },
         ),
         (
             "bluegen_accumulated",
@@ -404,10 +457,16 @@ def test_an_answer_that_cannot_be_meant_is_refused(what: str, raw: Any) -> None:
         (409, "Malformed request profile owner", "stop_unit"),
         (400, "UnitInvalid", "stop_unit"),
         (409, "Malformed request profile point range", "bug"),
+        (400, {"error": {"name": "BAD_TOKEN"}}, "reauth_once_then_retry"),
+        (400, "User doesn\u2019t exist", "stop_account"),
+        (400, "User doesn&#39;t exist", "stop_account"),
+        (400, "<b>Malformed  Request Profile\nPoint</b>", "bug"),
+        (503, "NumberOfRequestsPerDayExceeded", "quota_pause"),
+        (503, None, "retry_backoff"),
         (418, "never heard of", "stop_unit"),
         (400, "never heard of", "bug"),
     ],
 )
-def test_a_refusal_says_what_to_do(status: int, body: str, action: str) -> None:
+def test_a_refusal_says_what_to_do(status: int, body: object, action: str) -> None:
     asked = {"kind": "bluegen_error", "in": {"status": status, "body": body}}
     assert translate(asked) == {"action": action}

@@ -54,12 +54,13 @@ class House:
         configured: Sequence[Device],
         *,
         name: str = "",
+        folder: Path = Path("/nonexistent"),
     ) -> None:
         self.db = db
         self.clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
         config = Config(
-            data_dir=Path("/nonexistent"),
+            data_dir=folder,
             control=Control(interval_s=INTERVAL_S),
             devices=tuple(configured),
         )

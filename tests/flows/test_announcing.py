@@ -110,6 +110,18 @@ async def test_a_correction_is_published_as_one(site: Site) -> None:
         == {(32, 1)}  # fmt: skip
 
 
+async def test_energies_in_several_units_are_added_in_watt_hours(site: Site) -> None:
+    await publish(site)
+    await site.execute(
+        'update peer set service_props = \'{"group-measurement-entries": "per-asset"}\''
+    )
+    in_kwh = ENERGY | {"unit": "kWh", "multiplier": 0.001}
+    await site.add_asset("cp-2", energy=in_kwh)
+    rows = dict(await report(site))
+    told = rows[f"{PREFIX}/UpdateGroupMeasurements/1/2/my-group/cp"]
+    assert (told["energyImport"], told["unitImport"]) == (56, "Wh")
+
+
 @pytest.mark.parametrize("settings", [None, {"publish_to_solar_flux": False}])
 async def test_without_settings_nothing_is_published(
     site: Site, settings: dict[str, Any] | None
@@ -118,3 +130,20 @@ async def test_without_settings_nothing_is_published(
         await publish(site, **settings)
     assert await report(site) == []
     assert len(await site.owed()) == 2
+
+
+async def test_long_reports_are_published_run_by_run(site: Site) -> None:
+    """As many assets as are never read at once, and a report of each of their energies."""
+    await publish(site)
+    switch = '{"group-measurement-entries": "per-asset"}'
+    await site.execute("update peer set service_props = %(s)s where id = 1", s=switch)
+    for number in range(200):
+        for audience in ("CapacityProvider", "CapacityOptimizer"):
+            await site.add_asset(f"{audience}-{number}", audience=audience, energy=ENERGY)
+    rows = await report(site)
+    energies = [
+        row["energyImport"] for topic, row in rows if "UpdateAsset" in topic and "co-1" not in topic
+    ]
+    assert energies == [28] * 200
+    (of_group,) = [row for topic, row in rows if "UpdateGroup" in topic]
+    assert of_group["energyImport"] == 201 * 28

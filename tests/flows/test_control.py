@@ -116,6 +116,25 @@ async def test_a_generation_forecast_of_1_kw_becomes_a_profile_that_is_assigned_
         assert service.journal.find(Filter(invalid=True)) == []
 
 
+@pytest.mark.parametrize("then_w", [None, 5000])
+async def test_a_block_that_ends_within_a_tick_is_over_when_it_ends(
+    db: Database, clock: Hands, service: BlueGen, customer: Customer, then_w: int | None
+) -> None:
+    own = await customer.makes_and_assigns()
+    async with house(db, clock, fuel_cell(service.url)) as site:
+        group_id = await site.group({"cell": {}})
+        ends_at = WEDNESDAY + timedelta(minutes=20)
+        await site.forecast(group_id, "GENERATION", 1000, start_at=WEDNESDAY, end_at=ends_at)
+        if then_w is not None:
+            later = {"start_at": ends_at, "end_at": ends_at + 100 * HOUR}
+            await site.forecast(group_id, "GENERATION", then_w, **later)
+        await site.look()
+        assert running(service)["pid"] != own
+        clock.at = ends_at
+        await site.look()
+        assert running(service)["pid"] == own
+
+
 async def test_an_import_cap_makes_the_battery_discharge_and_the_status_confirms_it(
     db: Database, clock: Hands, cellar: Battery
 ) -> None:
@@ -237,7 +256,7 @@ async def test_the_battery_is_unplugged_mid_block_and_returns(
         assert state["health"] == "unavailable"
         assert delivers(cellar) == 1200, "it keeps the last setpoint for ever"
         cellar.switch({"drop": False, "consumption_w": 5000})
-        await site.live(seconds=60)
+        await site.live(seconds=80)  # the longest wait between tries, spread by a fifth
         assert (await site.state("cellar"))["health"] == "ok"
         assert delivers(cellar) == 2000
         events = await site.rows("select kind from event order by id")
@@ -402,6 +421,50 @@ async def test_a_battery_that_others_control_is_left_alone_for_a_while(
         await site.live(seconds=400)
         assert delivers(cellar) > 1100
         assert (await site.state("cellar"))["health"] == "ok"
+
+
+async def test_a_battery_that_does_not_take_a_setpoint_is_no_help_until_it_does(
+    db: Database, clock: Hands, cellar: Battery
+) -> None:
+    cellar.switch({"consumption_w": 4200})
+    async with house(db, clock, battery(cellar.url)) as site:
+        group_id = await site.group({"cellar": {}}, {"meter": METER, "marginPercent": 0})
+        await site.forecast(
+            group_id, "CONSUMPTION", 3000, start_at=WEDNESDAY, end_at=WEDNESDAY + HOUR
+        )
+        await site.live(seconds=30)
+        assert delivers(cellar) == 1200
+        failing = {"status": 500, "path": "setpoint"}
+        cellar.switch({"answer_status": failing, "consumption_w": 5000})
+        await site.live(seconds=120)
+        state = await site.state("cellar")
+        assert (state["health"], state["attempts"]) == ("unavailable", 0), "it does not disobey"
+        assert state["plan"]["over_import_w"] == 800
+        cellar.switch({"answer_status": None})
+        await site.live(seconds=30)
+        assert delivers(cellar) == 2000
+        state = await site.state("cellar")
+        assert (state["health"], state["plan"]["over_import_w"]) == ("ok", 0)
+
+
+async def test_a_battery_that_cannot_be_read_any_more_is_told_to_rest(
+    db: Database, clock: Hands, cellar: Battery
+) -> None:
+    cellar.switch({"consumption_w": 4200})
+    async with house(db, clock, battery(cellar.url)) as site:
+        await site.group({"cellar": {}}, {"meter": METER, "staticImportLimit": 3000})
+        await site.live(seconds=30)
+        assert delivers(cellar) > 1200
+        cellar.switch({"status_return_code": 13})
+        await site.live(seconds=50)
+        assert delivers(cellar) > 1200, "it may be a moment"
+        await site.live(seconds=60)
+        assert delivers(cellar) == -5
+        await site.live(seconds=300)
+        assert all(path.endswith("/0") for path in writes(cellar)[1:])
+        cellar.switch({"status_return_code": None})
+        await site.live(seconds=90)
+        assert delivers(cellar) > 1200
 
 
 async def test_who_undoes_each_setpoint_a_moment_later_is_not_fought(

@@ -18,7 +18,7 @@ from support.management import Management, User, asset_body, group_body, managem
 
 from fpd.domain import entities
 from fpd.errors import FpdError
-from fpd.flows.manage import archive, changes
+from fpd.flows.manage import archive, changes, creating
 from fpd.flows.manage.carry import Carried, Deed, carry
 from fpd.flows.manage.groups import ASSET, GROUP, GROUP_SETTINGS, USER_SETTINGS
 from fpd.flows.manage.peers import OPTIMIZER, PROVIDER
@@ -431,7 +431,7 @@ async def build(context: Any, user_id: int, site: dict[str, Any]) -> None:
     """Make a generated site through the same changes as the management API."""
 
     async def make(entity: Any, given: dict[str, Any]) -> int:
-        row = await changes.create(context, entity, user_id=user_id, given=given)
+        row = await creating.create(context, entity, user_id=user_id, given=given)
         return int(row["id"])
 
     async with context.db.transaction() as conn:

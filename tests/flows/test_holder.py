@@ -53,3 +53,32 @@ async def test_only_what_the_dead_held_is_taken_up_at_once(database_url: str) ->
             assert (len(await second.commands("cellar")) > told) == (held_by == dead)
     await cellar.stop()
     await db.close()
+
+
+async def test_one_that_runs_on_does_not_wait_for_a_dead_ones_lease(
+    database_url: str,
+) -> None:
+    clock = Hands()
+    db = Database(database_url, clock=clock)
+    await db.open()
+    cellar = Battery(BatteryOptions(usoc=60), clock=clock)
+    await cellar.start()
+    cellar.switch({"consumption_w": 4200})
+    meter = {"nodeId": 1, "sourceId": "/site/battery", "property": "gridWatts"}
+    async with House(db, clock, [battery(cellar.url)]) as site:
+        await site.group(
+            {"cellar": {}}, {"meter": meter, "marginPercent": 0, "staticImportLimit": 3000}
+        )
+        await site.live(seconds=20)
+        cellar.switch({"consumption_w": 5000})
+        async with db.transaction() as conn:
+            for table in ("control_due", "device_state"):
+                await conn.execute(
+                    f"update {table} set leased_until = %s, leased_by = %s",
+                    (clock() + timedelta(seconds=30), name_of_the_dead()),
+                )
+        await site.live(seconds=10)
+        clock.move(seconds=2)
+        assert cellar.state()["pac_w"] == 2000
+    await cellar.stop()
+    await db.close()

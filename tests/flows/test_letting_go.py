@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from flows.steered_house import WEDNESDAY, Hands, House, battery, fuel_cell
 
+from fpd.adapters.device import Setpoint
+from fpd.config import Config
+from fpd.flows import handing_over
+from fpd.flows.devices import Told
 from fpd.flows.letting_go import Deadman, at_the_end
 from fpd.flows.releasing import release, release_straight
 from fpd.sim.battery import Battery, BatteryOptions
@@ -205,3 +210,88 @@ async def test_a_profile_stays_when_the_daemon_stops_unless_it_is_told_otherwise
     ]
     async with House(db, clock, cells) as site:
         assert site.devices.not_left_alone == ["returns"]
+
+
+async def test_one_that_refused_lately_is_let_go_all_the_same(
+    db: Database, clock: Hands, cellar: Battery
+) -> None:
+    async with House(db, clock, [battery(cellar.url)]) as site:
+        await site.group({"cellar": {}}, LIMITED)
+        await site.live(seconds=30)
+        cellar.switch({"return_code": 5, "consumption_w": 5000})
+        await site.live(seconds=30)
+        assert (await site.state("cellar"))["health"] == "stopped"
+        assert delivers(cellar) == 1200, "it goes on with what it took last"
+        cellar.switch({"return_code": 0})
+        await at_the_end(site.context, site.devices)
+        clock.move(seconds=2)
+        assert delivers(cellar) == -5
+
+
+async def test_a_restart_hands_over(
+    database_url: str, clock: Hands, cellar: Battery, tmp_path: Path
+) -> None:
+    databases = [Database(database_url, clock=clock) for _ in range(2)]
+    for db in databases:
+        await db.open()
+    site = House(databases[0], clock, [battery(cellar.url)], folder=tmp_path)
+    await site.group({"cellar": {}}, LIMITED)
+    await site.live(seconds=30)
+    config = site.context.config
+
+    async def heirs() -> set[str]:
+        return handing_over.heirs(config, config)
+
+    await at_the_end(site.context, site.devices, heirs)
+    await site.die()
+    clock.move(seconds=5)
+    assert delivers(cellar) == 1200
+    writes = len(cellar.journal.find(Filter(method="PUT")))
+    async with House(databases[1], clock, [battery(cellar.url)], folder=tmp_path) as next_:
+        assert handing_over.path(config).exists()
+        next_.devices.take_over(handing_over.take(config))
+        await next_.live(seconds=30)
+        assert delivers(cellar) == 1200
+        told = cellar.journal.find(Filter(method="PUT"))[writes:]
+        assert {entry.path for entry in told} == {"/api/v1/setpoint/discharge/1200"}, "never 0"
+        await databases[1].close()
+        await at_the_end(next_.context, next_.devices, heirs)
+        clock.move(seconds=2)
+        assert delivers(cellar) == -5, "without a database nobody can take it up again"
+
+
+async def test_a_successor_without_a_database_lets_go_of_what_it_was_handed(
+    database_url: str, db: Database, clock: Hands, cellar: Battery, tmp_path: Path
+) -> None:
+    async with House(db, clock, [battery(cellar.url)], folder=tmp_path) as site:
+        await site.group({"cellar": {}}, LIMITED)
+        await site.live(seconds=30)
+        handing_over.leave(site.context.config, site.devices.told)
+    away = Database(database_url, clock=clock)
+    async with House(away, clock, [battery(cellar.url)], folder=tmp_path) as next_:
+        next_.devices.take_over(handing_over.take(next_.context.config))
+        assert handing_over.take(next_.context.config) == {}, "handed over once"
+        deadman = Deadman(next_.context, next_.devices)
+        clock.move(seconds=29)
+        await deadman.step()
+        assert delivers(cellar) == 1200
+        clock.move(seconds=2)
+        await deadman.step()
+        clock.move(seconds=2)
+        assert delivers(cellar) == -5
+
+
+def test_nobody_inherits_what_another_configuration_says_nothing_of(tmp_path: Path) -> None:
+    def house(folder: Path, **settings: object) -> Config:
+        return Config(data_dir=folder, devices=(battery("http://x", **settings),))
+
+    before = house(tmp_path)
+    assert handing_over.heirs(before, house(tmp_path)) == {"cellar"}
+    assert handing_over.heirs(before, house(tmp_path, max_charge_w=1)) == set()
+    assert handing_over.heirs(before, house(tmp_path / "elsewhere")) == set()
+    told = {"cellar": Told(Setpoint(power_w=1), {})}
+    assert handing_over.leave(before, told) == {"cellar"}
+    assert handing_over.take(before) == told
+    assert handing_over.leave(house(tmp_path / "elsewhere"), told) == set(), "nowhere to write it"
+    handing_over.path(before).write_text("no JSON")
+    assert handing_over.take(before) == {}

@@ -193,6 +193,38 @@ async def test_a_group_is_shown_as_schedules_an_event_and_a_days_energy(
     assert [*rows] == [second], "ours are gone, the operator's stays"
 
 
+async def test_what_was_shown_is_withdrawn_when_it_is_configured_no_more(
+    home: Home, server: MyEms, clock: Hands
+) -> None:
+    server.site.commands[7] = Command(7, "oscp_event", "myems/command/e", "$s1", None, None)
+    group_id = await home.group({"battery": {}})
+    row = PlatformListener(group_id=group_id, schedules_of=OWNER, event_command_id=7)
+
+    async def configured(*rows: PlatformListener) -> None:
+        await home.platforms.close()
+        home.watch(platform(server, stream=(GRID,), listener=rows))
+        for _ in range(4):
+            clock.move(seconds=11)
+            await home.poll()
+
+    def told() -> tuple[int, int, str]:
+        shown = server.state()["schedules"]
+        last = server.state()["published"][-1]["payload"]
+        return len(shown[OWNER]), len(shown["microgrids/1"]), last
+
+    until = clock() + 2 * HOUR
+    await home.forecast(group_id, "CONSUMPTION", 35_500, start_at=WEDNESDAY, end_at=until)
+    await configured(row)
+    assert told() == (1, 0, "1")
+    await configured(replace(row, schedules_of="microgrids/1"))
+    assert told() == (0, 1, "1"), "it moves"
+    await configured()
+    assert told() == (0, 0, "0")
+    await configured()
+    kept = await home.row("select count(*) from platform_poll where job like 'listener/%%'")
+    assert kept[0] == 0
+
+
 def test_the_running_block_keeps_its_beginning() -> None:
     now = datetime(2026, 3, 10, 12, 0, 30, tzinfo=UTC)
     block = Envelope(

@@ -13,6 +13,7 @@ from flows.test_steering import NOW, battery, cell, envelope
 from fpd.adapters.device import Release
 from fpd.domain.control.caps import TICKS_PER_WEEK, Window, tick_of
 from fpd.domain.control.expected import Expected, Quarter, announced, of_history
+from fpd.domain.control.wishes import Wishes
 from fpd.domain.forecast import Reason
 from fpd.flows import device_rules as rules
 from fpd.flows import fuel_cells, planned, steering
@@ -33,7 +34,8 @@ def plan(power_w: int = -2000, *, reserve_wh: int = 10_000, made_at: datetime = 
             id=1, group_id=1, made_at=made_at, from_at=NOW, source="highs", solve_s=0.1, breaks=[],
             periods={
                 "period_s": 900, "load_source": "", "load_w": [1, *flat[1:]],
-                "least_load_w": flat, "most_load_w": flat, "devices": [device],
+                "import_limit_w": [None] * TICKS_PER_WEEK, "net_w": flat, "least_load_w": flat,
+                "most_load_w": flat, "devices": [device],
             },
         )
     )  # fmt: skip
@@ -55,7 +57,7 @@ def test_what_a_plan_wishes_of_a_battery_that_holds_60_kwh(
     given: dict[str, Any], later: timedelta, wish: int | None
 ) -> None:
     found = plan(**given).wishes([battery(), battery("unknown"), cell()], now=NOW + later)
-    assert found == ({} if wish is None else {"cellar": wish})
+    assert found.power_w == ({} if wish is None else {"cellar": wish})
 
 
 def test_a_plan_says_what_load_is_expected_when() -> None:
@@ -65,11 +67,18 @@ def test_a_plan_says_what_load_is_expected_when() -> None:
     assert plan().load_at(NOW + timedelta(hours=25)) is None
 
 
-def steer(wish_w: int, *, watts: int | None = 1000, **limits: Any) -> Any:
+def wishing(power_w: int, *, reserve_wh: int = 0, beyond_w: int = 10_000) -> Wishes:
+    return Wishes(power_w={"cellar": power_w}, reserve_wh={"cellar": reserve_wh}, beyond_w=beyond_w)
+
+
+def steer(
+    wish_w: int, *, watts: int | None = 1000, reserve_wh: int = 0, beyond_w: int = 10_000,
+    **limits: Any,
+) -> Any:  # fmt: skip
     (wanted,) = steering.setpoints(
         [battery()], [], envelope=envelope(**limits), margin=Decimal(0), now=NOW,
         measured=Measured(watts=None if watts is None else Decimal(watts)),
-        planned={"cellar": wish_w},
+        planned=wishing(wish_w, reserve_wh=reserve_wh, beyond_w=beyond_w),
     )  # fmt: skip
     return getattr(wanted.command, "power_w", wanted.command)
 
@@ -84,10 +93,42 @@ def test_a_plan_is_followed_inside_the_limits_in_force() -> None:
     assert steer(0) == 0
 
 
+def test_what_is_planned_for_a_limit_is_worth_what_the_limit_asks_for_now() -> None:
+    assert steer(1369, watts=4200, max_w=3000, beyond_w=0) == 1200
+    assert steer(1369, watts=2500, max_w=3000, beyond_w=0) == 0
+    assert steer(1369, watts=4200, max_w=3000, beyond_w=100) == 1300, "100 W make room"
+    assert steer(1369, watts=4500, max_w=3000, beyond_w=0) == 1500
+    assert steer(1369) == 1369, "nothing is limited"
+    cut = Wishes(power_w={"a": 1000, "b": 500, "c": -300}, reserve_wh={}, beyond_w=0)
+    assert cut.needed(900) == {"a": 800, "b": 400, "c": -300}
+    assert cut.needed(-300) == {"a": 0, "b": 0, "c": -300}
+
+
+@pytest.mark.parametrize(
+    ("discharge_w", "limit_w", "beyond_w"),
+    [(1369, 3000, 0), (1369, 3400, 400), (1369, 9000, 1369), (1369, None, 1369), (-500, 3000, 0)],
+)
+def test_what_of_a_planned_discharge_is_for_the_limit(
+    discharge_w: int, limit_w: int | None, beyond_w: int
+) -> None:
+    made = plan(discharge_w)
+    made.row.periods["net_w"] = [4369 - 1369] * TICKS_PER_WEEK
+    made.row.periods["import_limit_w"] = [limit_w] * TICKS_PER_WEEK
+    assert made.wishes([battery()], now=NOW).beyond_w == beyond_w
+
+
+def test_an_optimum_does_not_spend_what_is_planned_to_keep_a_limit_with() -> None:
+    assert steer(0, watts=3000, optimum_w=0, reserve_wh=50_000) == 3000, "10 kWh are to spare"
+    assert steer(0, watts=3000, optimum_w=0, reserve_wh=60_000) == 0
+    assert steer(0, watts=3000, optimum_w=0, reserve_wh=59_500) == 1900, "for 15 min"
+    assert steer(0, watts=3000, optimum_w=0, max_w=1000, reserve_wh=60_000) == 2000, "a limit may"
+    assert steer(0, watts=-3000, optimum_w=0, reserve_wh=60_000) == -3000, "it may be charged"
+
+
 def test_devices_without_a_wish_are_left_to_themselves() -> None:
     found = steering.setpoints(
         [battery(), battery("other")], [], envelope=envelope(), margin=Decimal(0), now=NOW,
-        measured=Measured(watts=Decimal(0)), planned={"cellar": -500},
+        measured=Measured(watts=Decimal(0)), planned=wishing(-500),
     )  # fmt: skip
     assert [w.command for w in found if w.device.name == "other"] == [Release()]
 
@@ -151,8 +192,10 @@ def test_a_profile_changes_only_when_that_matters() -> None:
     before = profile(flat(3200), max_w=2000)
     state = replace(cell().state, wanted=rules.stored(before))
     running = replace(cell(base_power_w=1000), state=state)
-    assert profile(flat(3290), running, max_w=2000) == before
-    assert most(profile(flat(3310), running, max_w=2000)) == 1310
+    assert profile(flat(3110), running, max_w=2000) == before, "a little more than is needed"
+    assert most(profile(flat(3090), running, max_w=2000)) == 1090
+    assert most(profile(flat(3210), running, max_w=2000)) == 1210, "too little"
+    assert most(profile(flat(3200), running, max_w=1990)) == 1210, "too little, since 10 W less"
     assert profile(flat(3200), running, max_w=2000, min_w=-2000) == before
     capped = profile(flat(3200), running, max_w=2000, min_w=-1150)
     assert most(capped) == 1150, "a limit of the export is kept to the watt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from datetime import timedelta
@@ -158,7 +159,11 @@ async def test_no_more_requests_at_once_than_granted(site: Site, server: MyEms) 
     await watch.flow.step()
     async with site.db.connection() as conn:
         claimed = await store.claim(
-            conn, most={"site": 3}, now=site.clock(), until=site.clock() + timedelta(seconds=9)
+            conn,
+            most={"site": 3},
+            holder="another",
+            now=site.clock(),
+            until=site.clock() + timedelta(seconds=9),
         )
     leased = await watch.rows("select count(*) from platform_poll where leased_until is not null")
     assert claimed == [] and leased[0][0] == 3
@@ -178,6 +183,25 @@ async def test_a_poll_that_was_killed_is_made_again(
     assert not await site.stored("grid")
     await watch.step(seconds=20)
     assert await site.stored("grid")
+
+
+async def test_what_a_killed_daemon_held_is_read_at_once_by_the_next(
+    watch: Watch, site: Site, server: MyEms
+) -> None:
+    await watch.settle()
+    later = site.clock() + timedelta(seconds=75)
+    dead = f"{socket.gethostname()}/999999999/1"
+    async with site.db.transaction() as conn:
+        await conn.execute(
+            "update platform_poll set leased_until = %s, due_at = %s, leased_by = case job"
+            " when 'meter/4' then %s else 'elsewhere/1/1' end",
+            (later, site.clock(), dead),
+        )
+    again = Watch(site, platform(server))
+    await again.step(seconds=1)
+    held = await again.rows("select job from platform_poll where leased_until is not null")
+    assert held == [("meter/6",)], "of another machine nothing is known"
+    await again.flow.close()
 
 
 async def test_polls_that_are_no_longer_configured_are_forgotten(

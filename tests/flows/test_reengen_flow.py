@@ -15,7 +15,8 @@ from cryptography.fernet import Fernet
 from flows.steered_house import WEDNESDAY, Hands
 from psycopg.types.json import Jsonb
 
-from fpd.config import Config, Oscp
+from fpd.adapters.reengen_door import Door
+from fpd.config import Config, Device, Oscp
 from fpd.config_reengen import ReengenListen, ReengenPlatform, ReengenStream
 from fpd.domain.datum import Datum, StreamKey
 from fpd.flows.context import Context
@@ -30,6 +31,7 @@ from fpd.store.vault import Vault
 
 ENERGY = ReengenStream(point="xyzBesiktas", node_id=1, source_id="/besiktas")
 STREAM = StreamKey(1, 1, "besiktas")
+STEERED = Device(name="battery-1", type="battery", base_url="http://127.0.0.1:1")
 TOLD = {"point": "reengenPoint", "definition": "activePower", "variant": "import"}
 
 
@@ -54,7 +56,7 @@ class Site:
             }
         )
         self.context = Context(
-            config=Config(data_dir=Path("/nonexistent"), platforms=(platform,)),
+            config=Config(data_dir=Path("/nonexistent"), platforms=(platform,), devices=(STEERED,)),
             clock=clock,
             db=db,
             vault=Vault(Fernet.generate_key()),
@@ -258,6 +260,23 @@ async def test_limits_are_imported_as_they_change(
     assert len(asked(platform)) == requests  # nothing new, nothing told
 
 
+async def test_who_has_nothing_to_tell_knows_that_the_platform_is_away(
+    begin: Begin, clock: Hands, platform: Reengen
+) -> None:
+    site = begin(stream=(ENERGY,), listen=(listening(of="import-limit", group="north"),))
+    await limit(site, await make_group(site), 5000, forecasts=[1])
+    await site.look()
+    assert await site.rows("select health from platform") == [("ok",)]
+    (door,) = site.context.tenants.values()
+    assert isinstance(door, Door)
+    door.retry_after_s = 0.01
+    platform.switch({"drop": True})
+    for _ in range(2):
+        clock.move(minutes=10)
+        await site.look()
+    assert await site.rows("select health from platform") == [("unavailable",)]
+
+
 async def test_a_measurement_is_imported_once_whatever_happens(
     begin: Begin, clock: Hands, platform: Reengen
 ) -> None:
@@ -287,6 +306,13 @@ async def test_a_measurement_is_imported_once_whatever_happens(
     assert [each["value"] for each in platform.state()["imported"]] == [*map(float, range(15, 31))]
     operations = [body["properties"]["data"][0]["#"] for body in asked(platform, "ImportData")]
     assert operations[0] == "C" and "U" in operations[1:]
+
+
+async def test_setpoints_of_no_device_are_told(begin: Begin) -> None:
+    site = begin(listen=(listening(of="setpoint", device="battery-2"),))
+    await site.look(polls=2)
+    ((health, detail),) = await site.rows("select health, detail from platform")
+    assert health == "stopped" and "no device is called 'battery-2'" in detail
 
 
 async def test_setpoints_are_imported(begin: Begin, clock: Hands, platform: Reengen) -> None:

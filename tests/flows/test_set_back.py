@@ -80,6 +80,21 @@ async def test_what_was_said_later_is_newer_though_the_clock_says_otherwise(
     assert await fetch(daemon.db, query) == [(3000,)]
 
 
+async def test_a_limit_that_was_over_holds_again(daemon: LinkedDaemon) -> None:
+    token = newest(daemon, PROVIDER)
+    for blocks in ([(0, 30, 7000)], [(0, 30, 3000)], [(35, 45, 5000)]):
+        assert await daemon.hears(DOOR, forecast(blocks), token=token) == 204
+    limits = []
+    for seconds in (60, 3600, -3600):
+        daemon.clock.move(seconds)
+        await daemon.works()
+        await daemon.hears("heartbeat", {"offline_mode_at": "2026-03-11T00:00:00Z"}, token=token)
+        await daemon.decides()
+        query = "select max_w from envelope order by id desc limit 1"
+        limits += [max_w for (max_w,) in await fetch(daemon.db, query)]
+    assert limits == [3000, None, 3000]
+
+
 async def test_a_small_correction_is_no_step(daemon: LinkedDaemon) -> None:
     await daemon.works()
     daemon.clock.move(-1.5)

@@ -82,7 +82,7 @@ def steer(
 
 def test_what_batteries_do_now_is_added_back_to_the_meter() -> None:
     running = battery(output_w=1200.0, told=1200)
-    meter = {"watts": Decimal(3000), "at": NOW, "at_meter": True}
+    meter = {"watts": Decimal(3000), "at": NOW + timedelta(seconds=5), "at_meter": True}
     assert steer(running, held=envelope(max_w=3000), **meter) == {"cellar": 1200}
 
 
@@ -95,6 +95,81 @@ def test_the_reading_nearest_to_the_meters_counts() -> None:
     assert steer(device, held=held, **old) == {"cellar": 1200}, "not 2400: it had not begun"
     new = {"watts": Decimal(3000), "at": NOW - timedelta(seconds=1), "at_meter": True}
     assert steer(device, held=held, **new) == {"cellar": 1200}
+
+
+@pytest.mark.parametrize(
+    "doubt",
+    [
+        {"state": replace(STATE, failures=1)},
+        {"state": replace(STATE, attempts=1)},
+        {
+            "reading": Reading(
+                at=NOW, output_w=300.0, dispatchable=True, soc=60.0, untaken="code 13"
+            )
+        },
+    ],
+)
+def test_what_a_device_in_doubt_is_asked_for_others_carry_too(doubt: dict[str, Any]) -> None:
+    doubted = replace(battery("a", output_w=300.0), **doubt)
+    meter = {"watts": Decimal(4700), "at": NOW, "at_meter": True}
+    found = steer(doubted, battery("b"), held=envelope(max_w=3000), **meter)
+    assert found == {"a": 1000, "b": 1700}, "300 of 2000 W are measured already"
+    meterless = {"watts": Decimal(5000)}
+    assert steer(doubted, battery("b"), held=envelope(max_w=3000), **meterless) == found
+    alone = steering.setpoints(
+        [doubted],
+        [],
+        envelope=envelope(max_w=3000),
+        measured=Measured(**meter),
+        margin=Decimal(0),
+        now=NOW,
+    )
+    assert [w.command for w in alone] == [Setpoint(power_w=2000)]
+    assert alone[0].plan["over_import_w"] == 1700, "what is not done yet is not kept"
+
+
+def test_an_empty_battery_that_rested_meanwhile_is_still_empty() -> None:
+    emptied = replace(STATE, plan={"discharge_blocked": True, "charge_blocked": False})
+    (resting,) = steering.rest([replace(battery(), state=emptied)], "nothing is limited")
+    reading = Reading(at=NOW, output_w=0.0, dispatchable=True, soc=11.0)
+    again = replace(battery(), state=replace(STATE, plan=resting.plan), reading=reading)
+    assert steer(again, held=envelope(max_w=3000), watts=Decimal(4000)) == {"cellar": 0}
+    recovered = replace(again, reading=replace(reading, soc=13.0))
+    assert steer(recovered, held=envelope(max_w=3000), watts=Decimal(4000)) == {"cellar": 1000}
+
+
+def test_who_comes_back_brings_what_it_delivers_to_the_load_known_before() -> None:
+    """The meter has not seen yet that the other one was told 8000 W less."""
+    before = NOW - timedelta(seconds=3)
+    plan = {"net_load_w": 14000, "carried_by": ["b"]}
+    told = {"kind": "setpoint", "power_w": 2200}
+    state = replace(STATE, told=told, told_at=before, plan=plan, wanted_at=before)
+    seen = Reading(at=NOW, output_w=2200.0, dispatchable=True, soc=60.0, recent=((before, 3300.0),))
+    other = replace(battery("b"), state=state, reading=seen)
+    back = battery("a", output_w=1000.0)
+    meter = {"watts": Decimal(9700), "at": NOW - timedelta(seconds=2), "at_meter": True}
+    wanted = steering.setpoints(
+        [back, other],
+        [],
+        envelope=envelope(max_w=11000),
+        measured=Measured(**meter),
+        margin=Decimal(0),
+        now=NOW,
+    )
+    assert {w.plan["net_load_w"] for w in wanted} == {14000}, "at most 9700 + 3300 + 1000"
+
+
+def test_what_was_told_no_longer_counts_once_the_device_was_seen_to_follow() -> None:
+    """One that delivers 1100 of 1200 W follows, and will not deliver more."""
+    told = {"kind": "setpoint", "power_w": 1200}
+    before = NOW - timedelta(seconds=10)
+    plan = {"net_load_w": 4200}
+    state = replace(STATE, told=told, told_at=before, plan=plan, wanted_at=before)
+    running = replace(battery(output_w=1100.0), state=state)
+    meter = {"watts": Decimal(3000), "at": NOW + timedelta(seconds=5), "at_meter": True}
+    assert steer(running, held=envelope(max_w=3000), **meter) == {"cellar": 1200}
+    seen = replace(running, state=replace(state, confirmed=told))
+    assert steer(seen, held=envelope(max_w=3000), **meter) == {"cellar": 1100}
 
 
 def test_without_a_meter_fuel_cells_and_the_unreachable_are_counted() -> None:

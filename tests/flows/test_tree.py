@@ -22,6 +22,8 @@ from fpd.adapters.device import Command, Profile, Release, Setpoint
 from fpd.domain.control.ticks import Anchor, Week
 from fpd.embedded.broker import EmbeddedBroker
 from fpd.flows import announcing, publisher
+from fpd.flows.control import Control
+from fpd.flows.devices import Devices
 from fpd.flows.tree import Tree, power_w
 from fpd.store.control import EnvelopeRow
 from fpd.store.db import Database
@@ -63,6 +65,8 @@ class World:
         self.site.context = replace(self.site.context, config=config)
         self.broker = broker
         self.tree = Tree(self.site.context)
+        no_devices = replace(self.site.context, config=replace(config, devices=()))
+        self.control = Control(no_devices, Devices(no_devices))
 
     async def furnish(self) -> None:
         await self.site.add_peers()
@@ -77,7 +81,8 @@ class World:
         await wait_for(lambda: self.site.context.mqtt.connected)
 
     async def look(self) -> None:
-        """Look at the tree and publish what is owed."""
+        """Decide what is in force, look at the tree and publish what is owed."""
+        await self.control.step()
         self.tree._rest_until = 0.0
         await self.tree.step()
         await self.publish()
@@ -124,7 +129,7 @@ async def test_whoever_comes_is_told_how_everything_is(world: World, clients: Cl
         "exportLimitW": 3000,
         "optimumW": None,
         "reason": "static",
-        "since": None,
+        "since": "2026-03-10T12:00:00Z",
         "until": None,
         "powerW": 1200,
         "powerAt": "2026-03-10T11:59:59Z",
@@ -271,6 +276,8 @@ async def test_links_and_envelopes_are_datum_where_the_settings_say_so(world: Wo
         "update capacity_group set control = %(control)s",
         control=Jsonb(METER | {"staticImportLimit": 4000}),
     )
+    await site.execute("update control_due set due_at = %(now)s")
+    await world.control.step()
     world.tree._rest_until = 0.0
     await world.tree.step()
     ((link),) = await site.stored("oscp/co/Link/2/one", node_id=2)

@@ -166,6 +166,23 @@ async def test_a_block_below_what_a_fuel_cell_cannot_go_below_is_told_before_it_
         assert (await its.events())[1:] == ["forecast.found_possible"]
 
 
+async def test_a_fuel_cell_that_does_not_show_its_profile_is_told(
+    db: Database, clock: Hands, service: BlueGen
+) -> None:
+    service.switch({"delivery_lost": True})
+    cell = fuel_cell(service.url, delivery_lead_s=300, poll_s=60, polling="fixed")
+    async with site(db, clock, cell) as its:
+        await its.make(["cell"])
+        await its.look()
+        await its.forecast("GENERATION", (1000, 0, 8))
+        await its.look()
+        for _ in range(30):
+            clock.move(minutes=1)
+            await its.look()
+        told = {reason: blocks for _, reason, blocks in await its.told()}
+        assert told["device-gone"] == [(1000, 0, 8)], "beside what was measured"
+
+
 @pytest.mark.parametrize("usoc", [13])
 async def test_energy_that_does_not_last_is_told_and_a_flicker_is_not(
     db: Database, clock: Hands, cellar: Battery

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from fpd.adapters import ability
 from fpd.cli import main
 from fpd.config_file import load
+from fpd.domain.control.ability import Adjustable, Storage
 from fpd.sim.myems import MyEms, MyEmsOptions
 
 Fpd = Callable[..., str]
@@ -72,8 +74,10 @@ def test_what_is_discovered_is_a_configuration(fpd: Fpd, server: MyEms, tmp_path
     assert (energy.unit, energy.property_class, energy.multiplier) == ("Wh", "a", 1.0)
     assert rows[6, 13, None].high == 100 and rows[6, 17, None].property_class == "s"
     assert power.key == (1, 7, "myems/meter/8")
-    (battery,) = config.devices
+    battery, cell = config.devices
     assert (battery.type, battery.name) == ("myems", "battery-1")
+    assert isinstance(ability(battery), Storage)
+    assert ability(cell) == Adjustable(least_w=0, most_w=1500, rest_w=1500)
     assert "not read: point 24 Battery serial (text)" in text
     assert server.state()["sessions"] == 0, "logged out"
 
@@ -101,3 +105,12 @@ def test_any_endpoint_is_one_command_away(fpd: Fpd, server: MyEms) -> None:
     assert "not JSON" in fpd("call", "PUT", "/x", "{", exit_code=2)
     bare = '{"meter":1,"value":[["2026-11-19","24.0"]]}'
     assert fpd("call", "POST", "/reports/offlinemeterinput", bare, "--bare").strip() == "{}"
+
+
+def test_a_file_is_uploaded(fpd: Fpd, server: MyEms, tmp_path: Path) -> None:
+    file = tmp_path / 'new "days".xlsx'
+    file.write_bytes(bytes(range(256)))
+    told = fpd("call", "POST", "/offlinemeterfiles", "--file", str(file))
+    assert "201, empty body /offlinemeterfiles/1" in told
+    assert server.state()["offline_files"] == ["new__days_.xlsx 256"]
+    fpd("call", "POST", "/offlinemeterfiles", "--file", str(tmp_path / "none"), exit_code=2)

@@ -83,6 +83,10 @@ def test_raw_rows_and_aggregates(fpd: Fpd) -> None:
     (kwh,) = lines(fpd("data", "xyzBesiktas", *SPAN, "--function", "sum", "--unit", "Wh", "--json"))
     assert (kwh["point"], kwh["date"]) == ("xyzBesiktas", "2025-03-12T00:00:00")
     assert kwh["value"] == sum(row["value"] for row in rows)
+    volts = ("--definition", "voltage", "--variant", "phase", "--function", "avg")
+    assert {
+        row["unit"] for row in lines(fpd("data", "xFabrikaTrafo6", *SPAN, *volts, "--json"))
+    } == {"V"}
     assert lines(fpd("cost", *SPAN, "--json"))[0].keys() == {"point", "cost"}
 
 

@@ -249,6 +249,30 @@ def test_two_devices_cannot_write_one_datum_stream(tmp_path: Path) -> None:
     ]
 
 
+def test_nor_can_a_device_and_a_platform_or_two_platforms(tmp_path: Path) -> None:
+    platform = """
+[[platform]]
+name = "{name}"
+type = "myems"
+base_url = "http://example.org"
+api_key = "secret"
+[[platform.stream]]
+meter = 6
+node_id = 1
+source_id = "{source_id}"
+"""
+    texts = [
+        BATTERY + 'node_id = 1\nsource_id = "/b"\n',
+        platform.format(name="one", source_id="b"),
+        platform.format(name="two", source_id="/c"),
+        platform.format(name="three", source_id="c"),
+    ]
+    assert [fault.partition(": ")[2] for fault in faults(tmp_path, "".join(texts))] == [
+        'platform.stream.source_id = "b": expected a source_id that device cellar does not have',
+        'platform.stream.source_id = "c": expected a source_id that platform two does not have',
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

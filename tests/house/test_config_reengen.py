@@ -56,6 +56,7 @@ def test_little_has_to_be_said(tmp_path: Path) -> None:
         ('tz = "Europe/Atlantis"', ":8: platform.tz"),
         ("min_interval_s = -1", ":8: platform.min_interval_s"),
         (STREAM + 'function = "median"', "platform.stream.function"),
+        (STREAM + 'unit = "furlong"', "a unit that is known"),
         (STREAM + STREAM.replace('"p"', '"q"'), "from one point"),
         ('[[platform.listen]]\nof = "setpoint"\npoint = "p"', "device of setpoints"),
         ('[[platform.listen]]\nof = "datum"\npoint = "p"\nnode_id = 1', "group of limits"),
@@ -110,6 +111,9 @@ def test_a_device_and_what_it_can(tmp_path: Path) -> None:
         ("rest_w = -1", "least_w <= rest_w <= most_w"),
         (OPTIONS.format("on"), "each code once"),
         ('neutral = "auto"' + OPTIONS.format("off"), "the code of an option"),
+        ("capacity_wh = 9000", "capacity_wh and soc_point together"),
+        ('capacity_wh = 9000\nsoc_point = "b"\nrest_w = 10', "rest_w = 0 <= most_w beside"),
+        ("soc_min = 100", "soc_min below soc_max"),
     ],
 )
 def test_what_is_wrong_with_a_device_is_told(tmp_path: Path, text: str, wrong: str) -> None:

@@ -50,6 +50,8 @@ def test_the_unit_says_what_fpd_relies_on() -> None:
     assert service["StateDirectory"] == "fpd"
     assert service["Restart"] == "on-failure"
     assert service["RestartPreventExitStatus"] == "2"
+    assert service["ExecStopPost"] == "-/opt/fpd/bin/fpd release --after-stop"
+    assert service["Environment"] == "FPD_UNIT=%n", "how fpd.supervisor knows whom to ask about"
     assert float(service["WatchdogSec"]) >= 10
     user = (ROOT / "systemd" / "fpd.sysusers.conf").read_text()
     assert f"u {service['User']} " in user

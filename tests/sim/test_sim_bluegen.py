@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from sim.conftest import Start
 from sim.hands import Hands
 
+from fpd.errors import Malformed
 from fpd.sim.bluegen import BlueGen, BlueGenOptions
 
 
@@ -388,3 +390,28 @@ async def test_the_quota_ends_at_midnight(customer: Customer, hands: Hands) -> N
     assert answer == (503, "Number of requests per day exceeded")
     hands.move(hours=14)
     assert (await customer.log_in())[0] == 200
+
+
+async def test_answers_may_be_halved_lost_or_refused_so_many_times(customer: Customer) -> None:
+    customer.service.switch({"truncate": True, "fault_path": "GET /units", "fault_times": 1})
+    with pytest.raises(json.JSONDecodeError):
+        await customer.read("/units")
+    assert "units" in await customer.read("/units")
+
+    pid = await customer.store("one", (0, 900), assign=False)
+    rule = {"name": "ShonkyRampRate", "path": f"PUT /unit/249/profile/{pid}", "times": 1}
+    customer.service.switch({"truncate": None, "refuse": rule, "assign_ignored": True})
+    for answer in [(403, '{"error":"ShonkyRampRate"}'), (200, "")]:
+        assert await customer.call("PUT", f"/unit/249/profile/{pid}") == answer
+        assert (await customer.read("/unit/249/profile"))["pid"] == "0"
+    customer.service.switch({"assign_ignored": False, "refuse": [rule | {"times": None}]})
+    assert (await customer.call("PUT", f"/unit/249/profile/{pid}"))[0] == 403
+    with pytest.raises(Malformed, match="no error of the manual is called Sorry"):
+        customer.service.switch({"refuse": {"name": "Sorry"}})
+
+
+async def test_the_services_clock_may_be_another(customer: Customer) -> None:
+    customer.service.switch({"clock_skew_s": 4000})
+    assert await customer.error("GET", "/units") == (403, "NegativeTimestamp")
+    date = format_datetime(customer.clock() + timedelta(seconds=4000), usegmt=True)
+    assert (await customer.call("GET", "/units", Date=date))[0] == 200

@@ -164,6 +164,29 @@ async def test_the_send_matrix(
     assert command["set_value"] == stored
 
 
+async def test_what_a_payload_makes_of_nothing_and_of_nonsense(
+    client: Client, server: MyEms
+) -> None:
+    await client.log_in()
+    server.site.commands[2].set_value = None
+    assert (await client("PUT", "/commands/2/send", {"data": {}}))[0] == 200
+    assert server.state()["published"][-1]["payload"].endswith(":0}")
+    server.site.commands[2].payload = "cost $"
+    assert "MQTT_PUBLISH_ERROR" in (await client("PUT", "/commands/2/send", {"data": {}}))[1]
+
+
+async def test_a_period_ends_after_it_begins(client: Client) -> None:
+    period = "reportingperiod{}datetime=2026-03-12T10:{}".format
+    for path, minutes, status in (
+        ("metertrend?meterid=6", ("30:00", "30:00"), 200),  # the beginning is floored
+        ("metertrend?meterid=6", ("00:00", "00:00"), 400),
+        ("meterenergy?meterid=6&periodtype=hourly", ("30:00", "30:00"), 400),
+        ("meterenergy?meterid=6", ("00:00", "30:00"), 400),
+    ):
+        since, until = period("start", minutes[0]), period("end", minutes[1])
+        assert (await client("GET", f"/reports/{path}&{since}&{until}"))[0] == status, path
+
+
 async def test_schedules_come_back_as_python_writes_them(client: Client) -> None:
     await client.log_in()
     path = "/energystoragecontainers/1/schedules"

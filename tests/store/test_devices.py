@@ -12,7 +12,7 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from fpd.store import control, devices
+from fpd.store import control, devices, plans, watch
 from fpd.store.control import EnvelopeRow, Property
 from fpd.store.db import Database
 from fpd.store.devices import DeviceState, Wish
@@ -89,11 +89,35 @@ async def test_a_change_of_mind_during_a_visit_is_due_at_once(conn: AsyncConnect
 async def test_the_same_wish_again_sends_nothing(conn: AsyncConnection) -> None:
     await devices.want(conn, [Wish(name="cellar", wanted=IDLE, plan={})], now=NOW)
     state = await claim(conn)
-    done = replace(state, due_at=LATER + timedelta(hours=1), command_due_at=None)
+    hour = timedelta(hours=1)
+    done = replace(state, due_at=LATER + hour, command_due_at=None, confirmed=IDLE)
     await devices.save(conn, done, seen=state, release=True, now=NOW)
     await devices.want(conn, [Wish(name="cellar", wanted=IDLE, plan={"why": "new"})], now=LATER)
     row = (await devices.load(conn, names=["cellar"]))["cellar"]
     assert (row.command_due_at, row.wanted_at, row.plan) == (None, LATER, {"why": "new"})
+
+
+async def test_a_wish_that_comes_while_a_device_is_out_of_reach_is_not_lost(
+    conn: AsyncConnection,
+) -> None:
+    state = await claim(conn)
+    await devices.want(conn, [Wish(name="cellar", wanted=DISCHARGE, plan={})], now=NOW)
+    away = replace(state, failures=1, due_at=LATER, command_due_at=None)
+    await devices.save(conn, away, seen=state, release=True, now=NOW)
+    assert (await devices.load(conn, names=["cellar"]))["cellar"].command_due_at == LATER
+
+
+async def test_a_wish_that_nobody_is_about_to_tell_is_due(conn: AsyncConnection) -> None:
+    wishes = [Wish(name="cellar", wanted=DISCHARGE, plan={})]
+    await devices.want(conn, wishes, now=NOW)
+    state = await claim(conn)
+    lost = replace(state, told=IDLE, confirmed=IDLE, command_due_at=None, due_at=LATER)
+    await devices.save(conn, lost, seen=state, release=False, now=NOW)
+    await devices.want(conn, wishes, now=NOW)
+    assert (await devices.load(conn, names=["cellar"]))["cellar"].command_due_at is None, "visited"
+    await devices.let_go(conn, state)
+    await devices.want(conn, wishes, now=NOW)
+    assert (await claim(conn)).command_due_at == NOW
 
 
 async def test_a_device_out_of_reach_keeps_its_time(conn: AsyncConnection) -> None:
@@ -163,19 +187,37 @@ async def asset(
     )
 
 
-async def test_groups_with_devices_come_under_control(conn: AsyncConnection) -> None:
-    await group(conn)
-    controlled = await group(conn, device="cellar", link="offline")
+async def test_groups_come_under_control(conn: AsyncConnection) -> None:
+    bare = await group(conn)
+    watched = await group(conn, device="cellar", link="offline")
     await control.enrol(conn, now=NOW)
     await control.enrol(conn, now=LATER)
-    (due,) = await control.claim(conn, **A, now=NOW, lease=timedelta(seconds=30), limit=10)
-    assert (due.group_id, due.provider_online, due.optimizer_online) == (controlled, False, True)
+    due = await control.claim(conn, **A, now=NOW, lease=timedelta(seconds=30), limit=10)
+    assert [(one.group_id, one.provider_online, one.optimizer_online) for one in due] == [
+        (bare, True, True),
+        (watched, False, True),
+    ]
     assert await control.claim(conn, **A, now=NOW, lease=timedelta(seconds=30), limit=10) == []
-    await control.settle(conn, due={controlled: LATER}, until={controlled: None})
+    await control.settle(conn, due={bare: LATER, watched: LATER}, until={bare: None, watched: None})
     assert await control.claim(conn, **A, now=NOW, lease=timedelta(seconds=30), limit=10) == []
     assert (
-        len(await control.claim(conn, **A, now=LATER, lease=timedelta(seconds=30), limit=10)) == 1
+        len(await control.claim(conn, **A, now=LATER, lease=timedelta(seconds=30), limit=10)) == 2
     )
+
+
+async def test_only_what_is_steered_or_measured_is_planned_and_watched(
+    conn: AsyncConnection,
+) -> None:
+    await group(conn)
+    watched = await group(conn, device="cellar")
+    lease = {"now": NOW, "lease": timedelta(seconds=30), "limit": 10}
+    for store in (plans, watch):
+        await store.enrol(conn, now=NOW)
+        assert [due.group_id for due in await store.claim(conn, **lease)] == [watched]
+    await control.enrol(conn, now=NOW)
+    assert [due.group_id for due in await control.claim(conn, **A, **lease | {"limit": 1})] == [
+        watched
+    ]
 
 
 async def test_a_group_woken_while_it_is_looked_at_is_due_again(conn: AsyncConnection) -> None:

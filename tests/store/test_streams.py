@@ -72,12 +72,16 @@ async def test_delivered_twice_is_kept_once(conn: AsyncConnection) -> None:
     assert [d.i["watts"] for d in await everything(conn)] == [1, 2]
 
 
-async def test_an_unchanged_datum_is_not_even_touched(conn: AsyncConnection) -> None:
+async def test_only_a_changed_datum_is_touched_and_known_as_corrected(
+    conn: AsyncConnection,
+) -> None:
     later = NOON + timedelta(hours=1)
     await write(conn, datum("1"), datum("2", later))
     await write(conn, datum("1"), datum("3", later), now=later)
-    cursor = await conn.execute("select (i -> 'watts')::int, received_at from datum order by at")
-    assert await cursor.fetchall() == [(1, NOON), (3, later)]
+    cursor = await conn.execute(
+        "select (i -> 'watts')::int, received_at, corrected_at from datum order by at"
+    )
+    assert await cursor.fetchall() == [(1, NOON, None), (3, NOON, later)]
 
 
 async def test_the_later_of_two_in_a_batch_counts(conn: AsyncConnection) -> None:

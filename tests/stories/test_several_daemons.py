@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 from support.crowd import DOOR, crowd, judge, lapse, owed, says_no_bug
-from support.daemon import Daemon, MakeDaemon
+from support.daemon import MANAGE, Daemon, MakeDaemon
 from support.waiting import wait_for
 
 
@@ -26,7 +28,24 @@ async def two(make_daemon: MakeDaemon, database_url: str) -> list[Daemon]:
     return [first, second]
 
 
+async def revoked_at_both(two: list[Daemon]) -> None:
+    """A token that both daemons have just seen creates nothing once it is revoked at a terminal."""
+    made = json.loads(await two[0].command("token", "create", "--user-id", "2", "--json"))
+    headers = {"Authorization": f"Bearer {made['bearer']}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+
+        async def creates(door: Daemon) -> int:
+            url = f"{door.url}{MANAGE}/capacity-providers"
+            async with session.post(url, json={"name": "Lines Co."}) as answer:
+                return answer.status
+
+        assert [await creates(door) for door in two * 2] == [201] * 4
+        await two[0].command("token", "revoke", made["id"])
+        assert [await creates(door) for door in two * 2] == [401] * 4
+
+
 async def test_two_daemons_do_the_work_of_one(two: list[Daemon], database_url: str) -> None:
+    await revoked_at_both(two)
     async with crowd(two, count=3, restless=0) as (providers, optimizer):
         tokens_first = [p.first for p in providers]
         for provider, first in zip(providers, tokens_first, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,9 @@ from cryptography.fernet import Fernet
 
 from fpd.adapters.battery_keys import BatteryDevice
 from fpd.config import Config, Http, Oscp
+from fpd.crew import Crew
 from fpd.flows.context import Context
+from fpd.flows.manage.creating import Creates
 from fpd.metrics import Metrics
 from fpd.mqtt.client import MqttClient
 from fpd.oscp.client import PeerClient
@@ -25,7 +27,8 @@ from fpd.store import accounts
 from fpd.store.db import Database
 from fpd.store.vault import Vault
 from fpd.web import manage
-from fpd.web.keys import CONTEXT
+from fpd.web.credentials import BEARERS, Bearers
+from fpd.web.keys import CONTEXT, CREATES
 from fpd.web.limits import LIMITS, Limits
 
 OSCP = Oscp(require_https=False, allowed_networks=(ip_network("127.0.0.0/8"),))
@@ -93,6 +96,7 @@ class Management:
     url: str
     session: aiohttp.ClientSession
     context: Context
+    app: web.Application
 
     async def user(self, user_id: int = 1) -> User:
         async with self.context.db.transaction() as conn:
@@ -143,6 +147,7 @@ async def management(
     )
     db = Database(database_url, clock=clock, max_size=4)
     await db.open()
+    crew = Crew()
     context = Context(
         config=config,
         clock=clock,
@@ -153,13 +158,14 @@ async def management(
         mqtt=MqttClient(
             "mqtt://127.0.0.1:1", username=None, password=None, ca_file=None, instance="test"
         ),
-        spawn=_no_spawning,
+        spawn=crew.spawn,
     )
     app = web.Application(
         middlewares=[manage.say_no],
         client_max_size=int(config.http.max_body_mb * 1024 * 1024),
     )
-    app[CONTEXT], app[LIMITS] = context, Limits(config.http)
+    app[CONTEXT], app[BEARERS], app[LIMITS] = context, Bearers(context), Limits(config.http)
+    app[CREATES] = Creates(context)
     app.add_routes(manage.routes())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, lingering_time=0.2)
     await runner.setup()
@@ -167,15 +173,12 @@ async def management(
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         async with aiohttp.ClientSession() as session:
-            yield Management(url, session, context)
+            yield Management(url, session, context, app)
     finally:
         await runner.cleanup()
+        await crew.finish(within_s=5)
         await db.close()
-
-
-def _no_spawning(work: Coroutine[Any, Any, None], *, name: str) -> None:
-    work.close()
-    raise AssertionError(f"{name}: management starts no work of its own")
+        assert not crew.has_failed
 
 
 async def make_group(user: User, **changes: Any) -> dict[str, Any]:

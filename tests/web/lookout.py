@@ -71,11 +71,11 @@ class Lookout:
         async with self.client.get(path, headers=named) as answer:
             return answer.status, await answer.json()
 
-    async def bearer(self, user_id: int) -> str:
+    async def bearer(self, user_id: int, *, admin: bool = False) -> str:
         """Return an Authorization header of the user."""
         async with self.context.db.transaction() as conn:
             made = await accounts.create_token(
-                conn, user_id=user_id, name=None, vault=self.context.vault, now=NOON
+                conn, user_id=user_id, name=None, admin=admin, vault=self.context.vault, now=NOON
             )
         return f"Bearer {made.bearer}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import random
 from collections.abc import AsyncIterator
@@ -132,7 +133,12 @@ async def test_lines_can_be_taken_in_again(look: Lookout) -> None:
     )
     await store(look, awkward)
     (line,) = (await _text(look, "format=ndjson")).splitlines()
+    assert "corrected" not in line
+    await store(look, dataclasses.replace(awkward, i={}))
+    await store(look, awkward)
+    (line,) = (await _text(look, "format=ndjson")).splitlines()
     document = datums_read(line)
+    assert document["corrected"] == "2026-03-12T12:00:00Z"
     again = datums.read(document, stream=awkward.stream, received_at=NOON)
     assert again == awkward
 

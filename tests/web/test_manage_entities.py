@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
@@ -405,3 +406,33 @@ async def test_a_location_leads_to_what_was_made(user: User) -> None:
     answer = await user("POST", "capacity-optimizers", {"name": "Optimizer Co."})
     assert answer.headers["Location"] == f"{PREFIX}/capacity-optimizers/1"
     assert (await user("GET", answer.headers["Location"])).data["name"] == "Optimizer Co."
+
+
+async def test_a_list_shows_what_views_show(api: Management) -> None:
+    user = await api.user()
+    group = await make_group(user, control={"staticImportLimit": 11000, "marginPercent": 2.5})
+    names = [f"property-{n}-{'x' * 40}" for n in range(50)]  # a part of some length, and short ones
+    for number, part in enumerate(
+        (
+            {},
+            {"instantaneous": {"propertyNames": ["w"], "unit": "kW", "multiplier": 0.001}},
+            {"instantaneous": {"propertyNames": ["w"], "unit": "kW", "multiplier": 0.001}},
+            {"energy": {"propertyNames": names, "unit": "Wh"}, "control": {"device": "battery-1"}},
+        )
+    ):
+        body = asset_body(group["configId"], identifier=f"a{number}", **part)
+        assert (await user("POST", "assets", body)).status == 201
+    props = {"b": {"z": None, "a": [1.5, "é"]}, "a": True, "http-headers": {"X-Key": "secret"}}
+    for more in ({}, {"serviceProps": {}}, {"serviceProps": props}):
+        await user("POST", "capacity-providers", {"name": "Lines Co."} | more)
+    await api.rows(
+        "update peer set heartbeat_interval_s = 30, measurement_configuration = '{CONTINUOUS}'"
+        " where id = %s returning 1",
+        group["capacityProviderId"],
+    )
+    for kind in ("assets", "capacity-providers", "capacity-optimizers", "capacity-groups"):
+        listed = json.loads((await user("GET", kind)).text)["data"]
+        paged = json.loads((await user("GET", f"{kind}?max=100")).text)["data"]["results"]
+        views = [await user("GET", f"{kind}/{one['configId']}") for one in listed]
+        assert [json.dumps(one) for one in listed] == [json.dumps(view.data) for view in views]
+        assert paged == listed and listed

@@ -275,6 +275,10 @@ async def test_events_are_looked_through(look: Lookout) -> None:
     assert await kinds("since=2026-03-12T12:01:00Z&until=2026-03-12T12:03:00Z") == ["forecast.told"]
     _, said = await ask(look, "/api/v1/events?max=2")
     assert await kinds(f"before={said['data']['next']}") == ["peer.online"]
+    _, said = await look.get_json(
+        "/api/v1/events?max=2", Authorization=await look.bearer(2, admin=True)
+    )
+    assert [event["kind"] for event in said["data"]["results"]] == ["daemon.thing", "peer.online"]
 
 
 @pytest.mark.parametrize("path", [MESSAGES, "/api/v1/oscp/peers", "/api/v1/events"])

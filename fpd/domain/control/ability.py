@@ -18,13 +18,14 @@ class Storage:
     """Follows a setpoint at once, and what it delivers or takes is energy that it stores.
 
     What it is told must be holdable for `sustain_s`; a change of at most `deadband_w` is not
-    worth a command. `spread`: must it last until a limit ends, too? `phases` that it is connected
-    to; empty: equally to all of them.
+    worth a command. `spread`: must it last until a limit ends, too? For a mere wish it goes on in a
+    direction for `dwell_s`. `phases` that it is connected to; empty: equally to all of them.
     """
 
     battery: Battery
     deadband_w: int = 50
     sustain_s: int = 900
+    dwell_s: float = 60.0
     spread: bool = True
     phases: tuple[Phase, ...] = ()
 

@@ -32,6 +32,18 @@ SELF_CONSUMPTION: Final = "2"
 _EXPORTING: Final = "powerexport"
 _NO_OUTPUT: Final = frozenset({"off", "heat-up", "selfsustain", "cooldown", "-", ""})
 _MOMENT: Final = timedelta(seconds=1)
+_OLDEST_S: Final = 10**9
+# Nothing says how a document is to call these.
+_SEEN_AT: Final = (
+    "status_at",
+    "last_status_at",
+    "last_status",
+    "status_timestamp",
+    "last_reading_at",
+    "timestamp",
+)
+_AGES: Final = ("status_age_s", "age_s")
+_POWERS: Final = ("power", "power_w", "output_w", "measured_w", "current_power_w")
 _MODES: Final = {Reason.LAST_KNOWN: "last_known"}
 
 
@@ -52,7 +64,9 @@ def actions(fields: Fields) -> dict[str, Any]:
     for name, answer in _ANSWERS.items():
         if fields.has(name):
             return answer(fields)
-    raise Malformed(f"{fields.path}: names none of {', '.join(_ANSWERS)}")
+    if any(map(fields.has, (*_SEEN_AT, *_AGES))):
+        return _status_of(fields)
+    raise Malformed(f"{fields.path}: names none of {', '.join((*_ANSWERS, _SEEN_AT[0]))}")
 
 
 def _expired(fields: Fields) -> dict[str, Any]:
@@ -61,9 +75,15 @@ def _expired(fields: Fields) -> dict[str, Any]:
     device = fields.text("device")
     if device == "bluegen":
         unit, ours = fields.integer("unit"), fields.integer("fpd_pid")
-        original = fields.integer("original_pid")
+        original = fields.optional_integer("original_pid")
         if not over:
             return {"calls": []}
+        if original is None:
+            return {
+                "calls": [],
+                "then": f"POST /profiles/{ours}/points with the flat base power: there is no"
+                " profile to give back",
+            }
         return {
             "calls": [["PUT", f"/unit/{unit}/profile/{original}"]],
             "then": f"DELETE /profile/{ours} only after GET /unit/{unit}/profile shows pid"
@@ -74,9 +94,12 @@ def _expired(fields: Fields) -> dict[str, Any]:
 
 def _rest_of(fields: Fields, device: str) -> tuple[Call, ...]:
     apis = {f"battery_{api}": api for api in BatteryApi}
+    if device == "battery":
+        device = f"battery_{fields.choice('api', BatteryApi, BatteryApi.V1)}"
     if device not in apis:
         raise fields.fault("device", f"{device!r} is none of bluegen, {', '.join(apis)}")
-    return battery_rest(apis[device], fields.text("restore_mode", SELF_CONSUMPTION))
+    mode = fields.value("restore_mode") if fields.has("restore_mode") else SELF_CONSUMPTION
+    return battery_rest(apis[device], str(mode))
 
 
 def _offline(fields: Fields) -> dict[str, Any]:
@@ -120,7 +143,7 @@ def _unit(fields: Fields) -> dict[str, Any]:
     is measured. Nothing is sent: the safe profile stays assigned, so that it wakes up capped.
     """
     state = "".join(fields.text("status", "").lower().split())
-    measured = fields.optional_number("power")
+    measured = next((fields.number(name) for name in _POWERS if fields.has(name)), None)
     profiling = str(fields.value("pp") if fields.has("pp") else 1) == "1"
     exporting = state == _EXPORTING
     assumed = measured if exporting or state not in _NO_OUTPUT else Decimal(0)
@@ -133,10 +156,20 @@ def _unit(fields: Fields) -> dict[str, Any]:
 
 def _status_of(fields: Fields) -> dict[str, Any]:
     """No new setpoint for a controller that is frozen or silent: only rest (devices §7)."""
-    age = fields.instant("now") - fields.instant("status_at")
-    fresh = age <= timedelta(seconds=float(fields.positive("stale_after_s", 60)))
+    fresh = _age_s(fields) <= fields.positive("stale_after_s", 60)
     calls_ = () if fresh else _rest_of(fields, fields.text("device"))
     return {"dispatchable": fresh, "calls": _listed(calls_)}
+
+
+def _age_s(fields: Fields) -> Decimal:
+    for name in _AGES:
+        if fields.has(name):
+            age_s = fields.number(name)
+            if not 0 <= age_s <= _OLDEST_S:
+                raise fields.fault(name, "out of range")
+            return age_s
+    seen_at = next(fields.instant(name) for name in _SEEN_AT if fields.has(name))
+    return Decimal((fields.instant("now") - seen_at) / _MOMENT)
 
 
 def _listed(made: tuple[Call, ...]) -> list[list[Any]]:
@@ -147,5 +180,4 @@ _ANSWERS: Final[Mapping[str, Callable[[Fields], dict[str, Any]]]] = {
     "group_blocks_end": _expired,
     "offline_mode_at": _offline,
     "status": _unit,
-    "status_at": _status_of,
 }

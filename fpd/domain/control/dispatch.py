@@ -13,6 +13,8 @@ from itertools import groupby
 
 from fpd.domain.control.caps import ceil_w
 
+_ONE = Decimal(1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
@@ -74,16 +76,18 @@ class RampBridge:
     energy_wh: Decimal
 
 
-def ramp_bridge(from_w: Decimal, to_w: Decimal, *, slew_w_per_min: Decimal) -> RampBridge:
-    """Return how long a unit ramps and what a battery must deliver or absorb meanwhile.
+def ramp_bridge(
+    from_w: Decimal, to_w: Decimal, *, slew_w_per_min: Decimal, units: Decimal = _ONE
+) -> RampBridge:
+    """Return how long units ramp at once and what a battery must deliver or absorb meanwhile.
 
-    It is the triangle ½ · ΔP · ΔP / slew: 600 W at 10 W/min take an hour and 300 Wh. Minutes and
-    Wh are rounded to three places.
+    For each it is the triangle ½ · ΔP · ΔP / slew: 600 W at 10 W/min take an hour and 300 Wh.
+    Minutes and Wh are rounded to three places.
     """
     change_w = abs(to_w - from_w)
     minutes = change_w / slew_w_per_min
     return RampBridge(
-        minutes=_three_places(minutes), energy_wh=_three_places(change_w * minutes / 120)
+        minutes=_three_places(minutes), energy_wh=_three_places(units * change_w * minutes / 120)
     )
 
 

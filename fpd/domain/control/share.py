@@ -18,7 +18,8 @@ class Reach:
 
     `running_w` is what it was told last (None: not known); a change of at most `deadband_w` is
     not worth a command. `bound_to` 1: for a mere wish it does not go below 0, -1: not above; it
-    has changed direction a moment ago. Devices of priority 1 are asked first.
+    has changed direction a moment ago. Nor does it go above `spare_w` for one (None: nothing is to
+    be kept). Devices of priority 1 are asked first.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Reach:
     running_w: int | None = None
     deadband_w: Decimal | int = 50
     bound_to: int = 0
+    spare_w: int | None = None
 
 
 def narrowed(device: Reach, least_w: int | None, most_w: int | None) -> Reach:
@@ -96,7 +98,9 @@ def _rest_w(device: Reach) -> int:
 
 
 def _steady(device: Reach) -> Reach:
-    """Return the device without the direction that it may not take for a mere wish."""
+    """Return the device without what it may not do for a mere wish."""
+    if device.spare_w is not None:
+        device = narrowed(device, None, max(device.spare_w, 0))
     if device.bound_to > 0:
         return replace(device, least_w=min(max(device.least_w, 0), device.most_w))
     if device.bound_to < 0:

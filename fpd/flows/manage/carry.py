@@ -7,7 +7,7 @@ at the same address are the same, and the others by their order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 
 from fpd.flows.context import Context
-from fpd.flows.manage import changes
+from fpd.flows.manage import changes, creating
 from fpd.flows.manage.archive import (
     KINDS,
     SETTINGS,
@@ -200,7 +200,6 @@ class _Work:
     def _change(self, before: Row | None, values: Mapping[str, Any] | None) -> Change:
         return Change(
             context=self._context,
-            conn=self._conn,
             user_id=self._user_id,
             now=self._now,
             before=before,
@@ -255,7 +254,7 @@ class _Work:
         columns = self._columns(one, step.before)
         if step.entity in (USER_SETTINGS, GROUP_SETTINGS):
             columns = {step.entity.table.id: self._user_id} | columns
-            return await entities.insert(
+            return await entities.put(
                 self._conn,
                 step.entity.table,
                 user_id=self._user_id,
@@ -263,13 +262,19 @@ class _Work:
                 now=self._now,
             )
         try:
-            row = await changes.keep(step.entity, self._change(step.before, one.values), columns)
+            row = await self._kept(step.entity, self._change(step.before, one.values), columns)
         except Taken as error:
             raise Taken(
                 str(error), [Fault(f"{one.place}, {f.location}", f.message) for f in error.faults]
             ) from None
         self._ids[one.address] = row["id"]
         return row
+
+    async def _kept(self, entity: Entity, change: Change, columns: Mapping[str, Any]) -> Row:
+        if change.before is not None:
+            return await changes.replace(self._conn, entity, change, columns)
+        one = replace(creating.drafted(entity, change), columns=columns)
+        return one.shown(await creating.add(self._conn, one))
 
     async def _remove(self, step: Step) -> None:
         assert step.before is not None

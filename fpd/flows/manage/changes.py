@@ -1,4 +1,4 @@
-"""Create, update, delete: one transaction for each change and all that it entails."""
+"""Update, delete: one transaction for each change and all that it entails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import structlog
 from fpd.flows.context import Context
 from fpd.flows.manage import fields
 from fpd.flows.manage.entity import Change, Entity
-from fpd.flows.manage.fields import Reference, Site
+from fpd.flows.manage.fields import Field, Reference, Site
 from fpd.flows.manage.groups import GROUP, GROUP_SETTINGS
 from fpd.flows.manage.refusals import Fault, Invalid, Taken, absent
 from fpd.store import entities, service_props
@@ -21,22 +21,6 @@ from fpd.store.entities import Connection, InUse, Row
 log = structlog.get_logger()
 
 _MOST_NAMED = 10
-
-
-@retried
-async def create(
-    context: Context, entity: Entity, *, user_id: int, given: Mapping[str, Any]
-) -> Row:
-    """Add an entity and return its row, with what is shown once. Raises Invalid, Taken."""
-    now = context.clock()
-    async with context.db.transaction(pipelined=True) as conn:
-        values = await wanted(context, conn, entity, user_id, given, None)
-        change = Change(
-            context=context, conn=conn, user_id=user_id, now=now, before=None, values=values
-        )
-        row = await keep(entity, change, entity.columns(change))
-    tell(context, entity, user_id, row["id"], "created")
-    return row
 
 
 async def update(
@@ -61,10 +45,8 @@ async def revise(
         before = await find(conn, entity, user_id, id, lock=True)
         given = revised(fields.show(entity.fields, before))
         values = await wanted(context, conn, entity, user_id, given, before)
-        change = Change(
-            context=context, conn=conn, user_id=user_id, now=now, before=before, values=values
-        )
-        row = await keep(entity, change, entity.columns(change))
+        change = Change(context=context, user_id=user_id, now=now, before=before, values=values)
+        row = await replace(conn, entity, change, entity.columns(change))
     tell(context, entity, user_id, id, "updated")
     return row
 
@@ -89,8 +71,8 @@ async def remove(
         raise InUse(f"a capacity group uses it: {_some(needed) or 'a new one'}") from None
     if row is None:
         raise absent(entity.id_name)
-    change = Change(context=context, conn=conn, user_id=user_id, now=now, before=row, values=None)
-    await entity.follow(change, row)
+    change = Change(context=context, user_id=user_id, now=now, before=row, values=None)
+    await entity.follow(conn, change, row)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -107,7 +89,7 @@ async def put_settings(
     async with context.db.transaction(pipelined=True) as conn:
         await owner(conn, entity, user_id, id)
         values = await wanted(context, conn, entity, user_id, given, None)
-        row = await entities.insert(
+        row = await entities.put(
             conn, entity.table, user_id=user_id, values={**values, entity.table.id: id}, now=now
         )
     tell(context, entity, user_id, id, "updated")
@@ -151,16 +133,36 @@ async def wanted(
     before: Row | None,
 ) -> dict[str, Any]:
     """Return what is wanted, by column. Raises Invalid with everything that is wrong."""
-    values, faults = fields.read(entity.fields, given, site(context, user_id, before))
-    faults += entity.check(given)
-    for field in entity.fields:
-        if isinstance(field.kind, Reference) and values.get(field.key) is not None:
-            id = values[field.key]
-            if not await entities.exists(conn, field.kind.table, user_id=user_id, id=id):
-                faults.append(Fault(field.name, f"there is no {field.kind.noun} {id}"))
+    values, faults = read(context, entity, user_id, given, before)
+    faults += await strangers(conn, entity, user_id, values)
     if faults:
         raise Invalid(faults)
     return values
+
+
+def read(
+    context: Context, entity: Entity, user_id: int, given: Mapping[str, Any], before: Row | None
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Return what is wanted, by column, and all that is wrong with it as it stands."""
+    values, faults = fields.read(entity.fields, given, site(context, user_id, before))
+    return values, faults + entity.check(given)
+
+
+async def strangers(
+    conn: Connection, entity: Entity, user_id: int, values: Mapping[str, Any]
+) -> list[Fault]:
+    """Return the references to what the user has not; what they refer to stays."""
+    return [
+        no_such(field, kind, values)
+        for field, kind in entity.references()
+        if (id := values.get(field.key)) is not None
+        and not await entities.exists(conn, kind.table, user_id=user_id, id=id)
+    ]
+
+
+def no_such(field: Field, kind: Reference, values: Mapping[str, Any]) -> Fault:
+    """Return what is wrong with a reference to what the user has not."""
+    return Fault(field.name, f"there is no {kind.noun} {values[field.key]}")
 
 
 def site(context: Context, user_id: int, before: Row | None) -> Site:
@@ -174,24 +176,36 @@ def site(context: Context, user_id: int, before: Row | None) -> Site:
     )
 
 
-async def keep(entity: Entity, change: Change, columns: Mapping[str, Any]) -> Row:
-    """Store the change and what it entails; return the row as it is to be shown. Raises Taken."""
-    conn, table, user_id, now = change.conn, entity.table, change.user_id, change.now
+async def replace(
+    conn: Connection, entity: Entity, change: Change, columns: Mapping[str, Any]
+) -> Row:
+    """Store a changed entity and what that entails; return its row. Raises Taken."""
+    assert change.before is not None
     try:
-        if change.before is None:
-            row = await entities.insert(conn, table, user_id=user_id, values=columns, now=now)
-        else:
-            id = change.before["id"]
-            row = await entities.update(
-                conn, table, user_id=user_id, id=id, values=columns, now=now
-            )
+        row = await entities.update(
+            conn,
+            entity.table,
+            user_id=change.user_id,
+            id=change.before["id"],
+            values=columns,
+            now=change.now,
+        )
     except entities.Duplicate as error:
-        name = next(field.name for field in entity.fields if field.key == error.column)
-        raise Taken(f"{name}: is taken", [Fault(name, "is taken")]) from None
-    return {**row, **await entity.follow(change, row)}
+        raise taken(entity, error) from None
+    await entity.follow(conn, change, row)
+    return row
 
 
-def tell(context: Context, entity: Entity, user_id: int, id: int, what: str) -> None:
+def taken(entity: Entity, error: entities.Duplicate) -> Taken:
+    """Return the refusal of a value that another entity has."""
+    name = next(field.name for field in entity.fields if field.key == error.column)
+    return Taken(f"{name}: is taken", [Fault(name, "is taken")])
+
+
+def tell(
+    context: Context, entity: Entity, user_id: int, id: int, what: str, *, steering: bool = True
+) -> None:
     """After the commit: write it down, and let control look at what may have changed."""
     log.info(f"entity.{what}", entity=entity.noun, id=id, user=user_id)
-    context.bells.control()
+    if steering:
+        context.bells.control()

@@ -7,11 +7,16 @@ has parts of its own. Everything kept is a text, a number, a truth value, a list
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from typing import Any, Final, Protocol
+
+import msgspec
+from msgspec import Raw
 
 from fpd.config import Oscp
 from fpd.domain import entities, source_id
@@ -72,10 +77,14 @@ class Field:
     required: bool = False
     default: Any = None
     access: Access = Access.BOTH
+    key: str = dataclasses.field(init=False)
+    show: Callable[[Any], Any] | None = dataclasses.field(init=False)
+    """None: it is shown as it is kept, of which a long list has much."""
 
-    @property
-    def key(self) -> str:
-        return self.column or self.name
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.column or self.name)
+        plain = isinstance(self.kind, _Plain)
+        object.__setattr__(self, "show", None if plain else self.kind.show)
 
     def read(self, given: Mapping[str, Any], site: Site) -> Any:
         value = given.get(self.name)
@@ -111,9 +120,11 @@ def show(fields: Sequence[Field], row: Mapping[str, Any]) -> dict[str, Any]:
     """Return an object as it is shown, in the order of its fields."""
     shown = {}
     for field in fields:
-        kept = row.get(field.column or field.name)
-        if kept is not None and (value := field.kind.show(kept)) is not None:
-            shown[field.name] = value
+        kept = row.get(field.key)
+        if kept is not None and field.show is not None:
+            kept = field.show(kept)
+        if kept is not None:
+            shown[field.name] = kept
     return shown
 
 
@@ -303,12 +314,12 @@ class Instant(_Told):
     """An instant in UTC to the microsecond; whole seconds are shown without a fraction."""
 
     def show(self, kept: datetime) -> str:
-        return f"{kept.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}Z"
+        return f"{kept.astimezone(UTC).isoformat(sep=' ').removesuffix('+00:00')}Z"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """An object of its own; what is absent in it is not kept."""
+    """An object of its own; what is absent in it is not kept. It is shown from its text, too."""
 
     fields: tuple[Field, ...]
 
@@ -320,5 +331,15 @@ class Part:
             raise Invalid(faults)
         return {name: value for name, value in kept.items() if value is not None}
 
-    def show(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+    def show(self, kept: Mapping[str, Any] | str) -> dict[str, Any] | Raw:
+        if isinstance(kept, str):
+            return _seen(self, kept) if len(kept) <= _SHORT else _raw(self, kept)
         return show(self.fields, kept)
+
+
+def _raw(part: Part, text: str) -> Raw:
+    return Raw(msgspec.json.encode(show(part.fields, msgspec.json.decode(text))))
+
+
+_SHORT: Final = 1000
+_seen = functools.lru_cache(maxsize=1024)(_raw)  # in long lists most are like others

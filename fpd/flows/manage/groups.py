@@ -10,7 +10,7 @@ from fpd.flows.manage import tables
 from fpd.flows.manage.entity import Change, Entity
 from fpd.flows.manage.refusals import Fault
 from fpd.store import entities, forecasts
-from fpd.store.entities import Row
+from fpd.store.entities import Connection, Row
 
 _OPTIMIZER_PERIOD = "capacityOptimizerMeasurementPeriod"
 
@@ -29,17 +29,23 @@ def _columns(change: Change) -> Mapping[str, Any]:
     return values
 
 
-async def _group_changed(change: Change, after: Row) -> Mapping[str, Any]:
-    await forecasts.want_control(change.conn, group_ids=[after["id"]], now=change.now)
-    return {}
+def _group_steers(made: Row) -> bool:
+    return made["control"] is not None
 
 
-async def _asset_changed(change: Change, after: Row) -> Mapping[str, Any]:
+def _asset_steers(made: Row) -> bool:
+    return made["control"] is not None or made["along"]
+
+
+async def _group_changed(conn: Connection, change: Change, after: Row) -> None:
+    await forecasts.want_control(conn, group_ids=[after["id"]], now=change.now)
+
+
+async def _asset_changed(conn: Connection, change: Change, after: Row) -> None:
     """An asset that moves concerns both groups; in the order of their ids, so none waits long."""
     rows = (after,) if change.before is None else (after, change.before)
     for group_id in sorted({row["group_id"] for row in rows}):
-        await forecasts.want_control(change.conn, group_ids=[group_id], now=change.now)
-    return {}
+        await forecasts.want_control(conn, group_ids=[group_id], now=change.now)
 
 
 GROUP = Entity(
@@ -50,6 +56,7 @@ GROUP = Entity(
     fields=tables.GROUP,
     check=_check,
     columns=_columns,
+    steers=_group_steers,
     follow=_group_changed,
 )
 ASSET = Entity(
@@ -58,6 +65,7 @@ ASSET = Entity(
     id_name="assetId",
     table=entities.ASSETS,
     fields=tables.ASSET,
+    steers=_asset_steers,
     follow=_asset_changed,
 )
 USER_SETTINGS = Entity(

@@ -11,9 +11,9 @@ from fpd.domain.entities import RegistrationStatus, link_of, status_of
 from fpd.domain.link import Link
 from fpd.flows import registration
 from fpd.flows.manage import tables
-from fpd.flows.manage.entity import Change, Entity
+from fpd.flows.manage.entity import Along, Change, Entity
 from fpd.store import entities, events, forecasts, peers, trouble
-from fpd.store.entities import Row
+from fpd.store.entities import Connection, Row
 from fpd.store.service_props import split_secrets
 
 log = structlog.get_logger()
@@ -38,29 +38,29 @@ def _columns(change: Change) -> Mapping[str, Any]:
     return values
 
 
-async def _follow(change: Change, after: Row) -> Mapping[str, Any]:
-    conn, now, peer_id = change.conn, change.now, after["id"]
-    if change.values is None:
-        return {}
-    if change.before is None or change.before["link"] != after["link"]:
-        await _linked(change, after)
-    await forecasts.want_control_of_peer(conn, peer_id=peer_id, now=now)
-    if change.before is not None:
-        return {}
+def _along(change: Change) -> Along:
     token = registration.new_token()
-    await entities.add_first_token(
-        conn, peer_id=peer_id, sha256=registration.sha256(token), now=now
+    wanted = (change.values or {})["link"]
+    return Along(
+        parameters={"first_token": registration.sha256(token)},
+        shown={"token": token},
+        more=wanted not in (None, RegistrationStatus.PENDING),
     )
-    return {"token": token}
 
 
-async def _linked(change: Change, after: Row) -> None:
+async def _follow(conn: Connection, change: Change, after: Row) -> None:
+    if change.values is None:
+        return
+    if change.before is None or change.before["link"] != after["link"]:
+        await _linked(conn, change, after)
+    await forecasts.want_control_of_peer(conn, peer_id=after["id"], now=change.now)
+
+
+async def _linked(conn: Connection, change: Change, after: Row) -> None:
     """Somebody has set the link by hand: it is told, and an optimizer is shaken hands with."""
     link, peer_id = Link(after["link"]), after["id"]
-    if link is Link.PROVISIONED and change.before is None:
-        return
     await events.record(
-        change.conn,
+        conn,
         kind="peer.link_set",
         at=change.now,
         user_id=change.user_id,
@@ -68,10 +68,10 @@ async def _linked(change: Change, after: Row) -> None:
         data={"link": link.value},
     )
     log.info("peer.link_set", peer=peer_id, link=link.value)
-    await trouble.forget(change.conn, peer_id=peer_id)
+    await trouble.forget(conn, peer_id=peer_id)
     if link is Link.REGISTERED:
         # Interpretation: decision M8, without a base URL it is silent; with one it is called.
-        await peers.want_handshake(change.conn, peer_id=peer_id, now=change.now)
+        await peers.want_handshake(conn, peer_id=peer_id, now=change.now)
 
 
 PROVIDER = Entity(
@@ -81,6 +81,7 @@ PROVIDER = Entity(
     table=entities.PROVIDERS,
     fields=tables.PEER,
     columns=_columns,
+    along=_along,
     follow=_follow,
 )
 OPTIMIZER = Entity(
@@ -90,5 +91,6 @@ OPTIMIZER = Entity(
     table=entities.OPTIMIZERS,
     fields=tables.PEER,
     columns=_columns,
+    along=_along,
     follow=_follow,
 )

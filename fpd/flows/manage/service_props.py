@@ -59,8 +59,8 @@ class ServiceProps:
             raise Malformed(f"expected at most {_MOST_BYTES} bytes")
         return kept
 
-    def show(self, kept: Mapping[str, Any]) -> dict[str, Any] | None:
-        return dict(kept) or None
+    def show(self, kept: Mapping[str, Any] | str) -> dict[str, Any] | None:
+        return dict(msgspec.json.decode(kept) if isinstance(kept, str) else kept) or None
 
 
 def _text(given: Any, site: Site) -> str:

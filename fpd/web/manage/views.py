@@ -13,17 +13,19 @@ from fpd.flows.manage import changes, fields, groups
 from fpd.flows.manage.entity import Entity
 from fpd.store import entities
 from fpd.store.entities import Connection
-from fpd.web.credentials import authenticate
-from fpd.web.keys import CONTEXT
+from fpd.web.credentials import authenticate, presumed
+from fpd.web.keys import CONTEXT, CREATES
 from fpd.web.manage.answers import success
 from fpd.web.manage.requests import Page, document, path_id, wanted_page
 
 
 async def create(entity: Entity, request: web.Request) -> web.Response:
     """Add an entity; 201 with its path."""
-    user_id = await authenticate(request)
-    given = await document(request)
-    row = await changes.create(request.app[CONTEXT], entity, user_id=user_id, given=given)
+    async with presumed(request) as who:
+        given = await document(request)
+        row = await request.app[CREATES].create(
+            entity, user_id=who.user_id, given=given, token_id=who.token_id
+        )
     return success(
         fields.show(entity.fields, row),
         status=HTTPStatus.CREATED,
@@ -84,6 +86,7 @@ async def _shown(
         group_id=group_id,
         limit=page.limit if page else None,
         offset=page.offset if page else 0,
+        unread=True,
     )
     async with aclosing(rows):
         return [Raw(encode(fields.show(entity.fields, row))) async for row in rows]

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from fpd.errors import Misconfigured
-
 _PREFIXES: Final[Mapping[str, str]] = {
     "": "1",
     "m": "0.001",
@@ -31,6 +29,17 @@ _EXACT: Final[Mapping[str, tuple[str, str]]] = {
 # In any other case only what can mean nothing else: "MWH" may be milli or mega.
 _ANY_CASE: Final[Mapping[str, tuple[str, str]]] = {
     name.lower(): known for name, known in _EXACT.items() if name[0] not in "mM" or name == "m³"
+}
+
+# What an aggregate of a measurement is asked for in, if nobody says.
+USUAL: Final[Mapping[str, str]] = {
+    "activeEnergy": "Wh",
+    "reactiveEnergy": "VArh",
+    "capacitiveEnergy": "VArh",
+    "inductiveReactiveEnergy": "VArh",
+    "activePower": "W",
+    "voltage": "V",
+    "current": "A",
 }
 
 
@@ -67,12 +76,6 @@ def factor(code: str | None, wanted: str | None) -> Decimal | None:
     if have is None or want is None or have.base != want.base:
         return None
     return have.factor if wanted is None else have.factor / want.factor
-
-
-def check(code: str) -> None:
-    """Raise Misconfigured for a unit that is not known."""
-    if unit(code) is None:
-        raise Misconfigured(f"unit: {code!r} is not known")
 
 
 _NAMES: Final[Mapping[tuple[str, str], str]] = {

@@ -1,0 +1,2 @@
+-- When a datum was last given other values; received_at says when it first came.
+alter table datum add corrected_at timestamptz;
