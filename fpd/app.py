@@ -289,6 +289,7 @@ def _loops(
     bells.measuring = loops["measurements"].ring
     bells.control = loops["control"].ring
     bells.heartbeats = loops["heartbeats"].ring
+    bells.platforms = loops["platforms"].ring
     return list(loops.values())
 
 

@@ -31,11 +31,12 @@ _DEPTH = 8
 _CHATTY = ("aiohttp.access", "amqtt", "apscheduler", "asyncio", "transitions")
 
 
-def configure(log: Log, stream: TextIO | None = None) -> None:
+def configure(log: Log, stream: TextIO | None = None, *, for_good: bool = False) -> None:
     """Send structlog's and the standard library's events to `stream` (default: stderr).
 
     Both take the same way: level, UTC timestamp, exception as plain text (rich tracebacks show
-    local variables, and so tokens), secrets masked.
+    local variables, and so tokens), secrets masked. `for_good`: loggers keep what they find at
+    their first event, which is quicker, and nothing that is configured later reaches them.
     """
     stream = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[log.level.upper()]
@@ -51,7 +52,7 @@ def configure(log: Log, stream: TextIO | None = None) -> None:
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=for_good,
     )
     _route_standard_library(level, stream, [*shared, renderer])
 

@@ -88,7 +88,9 @@ class Battery:
         self._device = device
         self._stale_after = timedelta(seconds=device.stale_after_s)
         self._clock = wiring.clock
-        http = DeviceHttp(wiring.session, device.base_url, timeout_s=LAN_TIMEOUT_S)
+        http = DeviceHttp(
+            wiring.session, device.base_url, timeout_s=LAN_TIMEOUT_S, steady=wiring.steady
+        )
         v1, v2 = V1(http), V2(http, device.token)
         # Interpretation: one that has both is driven by v2, if a token lets us write there.
         self._apis: Mapping[str, Api] = (

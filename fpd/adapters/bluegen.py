@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import structlog
 
-from fpd.adapters.bluegen_account import CLOCK_AGAIN_S, MOST_SKEW_S, Account
+from fpd.adapters.bluegen_account import CLOCK_AGAIN_S, MOST_SKEW_S, account_of
 from fpd.adapters.bluegen_errors import Kind, Refusal
 from fpd.adapters.bluegen_memory import Kept
 from fpd.adapters.bluegen_memory import kept as recall
@@ -35,7 +35,6 @@ from fpd.adapters.device import (
     Stopped,
     Wiring,
 )
-from fpd.adapters.http import CLOUD_TIMEOUT_S, DeviceHttp
 from fpd.config import BluegenDevice
 from fpd.domain import bluegen_answers
 from fpd.domain.bluegen_answers import Points, UnitStatus
@@ -370,18 +369,6 @@ class Bluegen:
             detail=why,
             limits=self._limits(kept),
         )
-
-
-def account_of(device: BluegenDevice, wiring: Wiring) -> Account:
-    """Return the login that this unit shares with the customer's other units."""
-    key = (device.base_url, device.username)
-    if key not in wiring.accounts:
-        http = DeviceHttp(
-            wiring.session, device.base_url, timeout_s=CLOUD_TIMEOUT_S, ca_file=device.ca_file
-        )
-        wiring.accounts[key] = Account(device, http, wiring.clock, wiring.ledger)
-    account: Account = wiring.accounts[key]
-    return account
 
 
 def _steps(limits: UnitLimits) -> tuple[int, int]:

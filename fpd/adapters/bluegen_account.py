@@ -21,8 +21,8 @@ import structlog
 from fpd.adapters.bluegen_errors import Kind, Refusal, classify, named
 from fpd.adapters.bluegen_password import encrypted
 from fpd.adapters.bluegen_quota import Quota, Tries
-from fpd.adapters.device import Clock, Ledger, Tally, Unreachable
-from fpd.adapters.http import DeviceHttp, Reply
+from fpd.adapters.device import Clock, Ledger, Tally, Unreachable, Wiring
+from fpd.adapters.http import CLOUD_TIMEOUT_S, DeviceHttp, Reply
 from fpd.config import BluegenDevice
 from fpd.domain import bluegen_answers
 from fpd.domain.lenient import mapping
@@ -378,3 +378,19 @@ def _date(header: str | None) -> datetime | None:
 def _encoded(payload: Any) -> bytes:
     """Serialise once: the bytes that are hashed are the bytes that are sent."""
     return json.dumps(payload, separators=(",", ":")).encode()
+
+
+def account_of(device: BluegenDevice, wiring: Wiring) -> Account:
+    """Return the login that this unit shares with the customer's other units."""
+    key = (device.base_url, device.username)
+    if key not in wiring.accounts:
+        http = DeviceHttp(
+            wiring.session,
+            device.base_url,
+            timeout_s=CLOUD_TIMEOUT_S,
+            ca_file=device.ca_file,
+            steady=wiring.steady,
+        )
+        wiring.accounts[key] = Account(device, http, wiring.clock, wiring.ledger)
+    account: Account = wiring.accounts[key]
+    return account

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -261,7 +262,7 @@ class Wiring:
 
     `ledger` None: nothing is kept over a restart. `publish` sends (topic, payload) to our broker
     with QoS 1 and raises Unavailable; `folder` is where an adapter may keep what must outlive the
-    process; `closers` are called at the end.
+    process; `closers` are called at the end; `steady` tells how much time has passed, s.
     """
 
     session: aiohttp.ClientSession
@@ -274,6 +275,7 @@ class Wiring:
     publish: Publish | None = None
     folder: Path | None = None
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    steady: Callable[[], float] = time.monotonic
 
     async def close(self) -> None:
         """Say goodbye where that is asked for, within moments, and close all connections."""

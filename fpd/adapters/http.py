@@ -101,13 +101,14 @@ class DeviceHttp:
         timeout_s: float,
         ca_file: Path | None = None,
         most_bytes: int = _LONGEST_ANSWER,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._most_bytes = most_bytes
         self._base_url = base_url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._tls = _tls(ca_file)
-        self._breaker = Breaker(time.monotonic)
+        self._breaker = Breaker(steady)
 
     @property
     def is_closed(self) -> bool:

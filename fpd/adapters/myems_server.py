@@ -49,6 +49,7 @@ def server(account: Account, wiring: Wiring, *, most: int = 2) -> Myems:
         timeout_s=CLOUD_TIMEOUT_S,
         ca_file=account.ca_file,
         most_bytes=MOST_BYTES,
+        steady=wiring.steady,
     )
     session = Session(
         http,

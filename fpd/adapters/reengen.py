@@ -31,7 +31,7 @@ from fpd.adapters.device import (
     recalled,
 )
 from fpd.adapters.lenient import mapping
-from fpd.adapters.reengen_commands import checked, parsed
+from fpd.adapters.reengen_commands import Withdrawn, checked, parsed
 from fpd.adapters.reengen_keys import TOGETHER, Option, ReengenDevice, ability, cautions
 from fpd.adapters.reengen_parse import Command as Listed
 from fpd.adapters.reengen_parse import Raw
@@ -140,12 +140,12 @@ class Reengen:
             await self._client.execute(
                 self._device.point, self._device.command, parameter, listed=listed
             )
-        except Unreachable as fault:
+        except (Unreachable, Withdrawn) as fault:
             self._untaken = _Untaken(kept.told_w, self._clock(), f"not taken: {fault}")
             self._listed_at = None
             if fault.retry_s is None:
-                fault = Unreachable(self._untaken.why, retry_s=self._device.alone_s)
-            raise fault from None
+                raise Unreachable(self._untaken.why, retry_s=self._device.alone_s) from None
+            raise
         self._untaken = None
         proven = self._device.confirm is None or isinstance(command, Release)
         return Outcome(

@@ -240,14 +240,19 @@ class Client:
     ) -> None:
         """ExecuteCommand, if it is one of those `listed` for the point and takes the parameter.
 
-        One that sets something is tried again at most twice. Raises Unfit before anything is sent.
+        One that sets something is tried again at most twice, if the point still lists it. Raises
+        Unfit before anything is sent, Withdrawn after it was sent once.
         """
         command = reengen_commands.checked(listed, code, parameter)
         properties = {"point": point, "command": code}
         if command.kind != reengen_commands.NO_PARAMETER:
             properties["parameter"] = parameter
         retries = COMMAND_RETRIES if reengen_commands.repeatable(command) else 0
-        await self.door.ask("ExecuteCommand", properties, retries=retries)
+
+        async def is_listed() -> None:
+            reengen_commands.still(await self.commands(point), code, parameter)
+
+        await self.door.ask("ExecuteCommand", properties, retries=retries, before_again=is_listed)
 
     def _asked(
         self, points: Sequence[str] | None, start_at: datetime, end_at: datetime, by_point: bool

@@ -28,6 +28,10 @@ class Unfit(Stopped):
     """The command is not sent: the point does not list it, or does not take this parameter."""
 
 
+class Withdrawn(Unfit):
+    """It was sent once and not taken as far as is known, and could not be sent again."""
+
+
 def checked(listed: Sequence[Command], code: str, parameter: Any) -> Command:
     """Return the command if it may be sent with `parameter` (None: without). Raises Unfit."""
     command = next((each for each in listed if each.code == code), None)
@@ -46,6 +50,14 @@ def checked(listed: Sequence[Command], code: str, parameter: Any) -> Command:
     else:
         raise _unfit(f"{code} is of the kind {command.kind!r}, which is not known")
     return command
+
+
+def still(listed: Sequence[Command], code: str, parameter: Any) -> None:
+    """Look at the list again before a command is repeated. Raises Withdrawn."""
+    try:
+        checked(listed, code, parameter)
+    except Unfit as unfit:
+        raise Withdrawn(str(unfit).replace("not sent", "not sent again"), retry_s=AGAIN_S) from None
 
 
 def _check_single(command: Command, parameter: Any) -> None:

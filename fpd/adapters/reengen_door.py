@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -89,11 +89,13 @@ class Door:
         properties: Mapping[str, Any] | None = None,
         *,
         retries: int = READ_RETRIES,
+        before_again: Callable[[], Awaitable[None]] | None = None,
         **beside: Any,
     ) -> Mapping[str, Any]:
         """Return the `properties` of the answer; what may pass is tried again, at most `retries`.
 
-        `beside`: what else stands at the top level of the request.
+        `before_again` is called before the first further try; what it raises ends them. `beside`:
+        what else stands at the top level of the request.
         """
         body: dict[str, Any] = {"$": method}
         if properties is not None:
@@ -107,6 +109,8 @@ class Door:
                     raise
                 log.debug("reengen.again", method=method, reason=str(fault), attempt=attempt + 1)
             await asyncio.sleep(self._wait_s(attempt))
+            if before_again is not None and attempt == 0:
+                await before_again()
         return await self._once(method, encoded, again=False)
 
     def _wait_s(self, attempt: int) -> float:

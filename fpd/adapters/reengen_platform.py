@@ -48,6 +48,7 @@ def client(account: Account, wiring: Wiring) -> Client:
         account.base_url,
         timeout_s=account.timeout_s,
         ca_file=account.ca_file,
+        steady=wiring.steady,
     )
     login = Login(account.tenant, account.user, account.password)
     door = Door(http, login, min_interval_s=account.min_interval_s)

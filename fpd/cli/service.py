@@ -35,7 +35,7 @@ def run(file: Path | None) -> None:
     from fpd import app
     from fpd.logs import configure
 
-    configure(config.log)
+    configure(config.log, for_good=True)
     sys.exit(app.run(config, again=lambda: load(file)))
 
 

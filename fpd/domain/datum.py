@@ -12,16 +12,16 @@ document unusable: a part of a datum would pass for all of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import groupby
 from typing import Final, NamedTuple
 
 from fpd.domain import entities
 from fpd.domain import source_id as source_ids
-from fpd.domain.forecast import Block, ForecastType
+from fpd.domain.forecast import ForecastType
+from fpd.domain.supersede import Stated
 from fpd.domain.units import Phase, Unit
 from fpd.errors import Malformed
 
@@ -133,41 +133,45 @@ _PHASE_SUFFIX: Final[Mapping[Phase, str]] = {
 }
 
 
-def of_forecast(blocks: Iterable[Block], *, stream: StreamKey, request_id: str) -> Iterator[Datum]:
+def of_forecast(
+    starts: Mapping[datetime, Sequence[Stated]], *, stream: StreamKey, request_id: str
+) -> Iterator[Datum]:
     """Make one datum per block start, at that start; its phases beside each other.
 
-    `duration` (s) is that of the first block with this start. Phase ALL has plain names, the
-    others a suffix: `amount_a`, `unit_a`.
+    Phase ALL has plain names, the others a suffix: `amount_a`, `unit_a`. `duration` (s) and
+    `forecastIdentifier` are those of phase ALL, without it of the first block; where those of
+    another phase differ, they have its suffix too.
+
+    Interpretation: SolarNetwork lets phases share a datum within one message; whatever has been
+    said of them holds side by side, so here they do from message to message.
+    Interpretation: neither MQTT nor a datum store can take back what was said, so where nothing
+    holds any more it is said that nothing is to be read there, without amount and by whom.
     """
-    for start_at, found in groupby(
-        sorted(blocks, key=lambda b: b.start_at), key=lambda b: b.start_at
-    ):
-        parts = list(found)
-        first = parts[0]
-        i = {"duration": _seconds(first.end_at - start_at)}
-        s: dict[str, Status] = {"forecastIdentifier": request_id}
-        for block in parts:
-            suffix = _PHASE_SUFFIX[block.phase]
-            i[f"amount{suffix}"] = block.capacity
-            s[f"unit{suffix}"] = _UNIT_NAME[block.unit]
-        yield Datum(stream=stream, at=start_at, i=i, s=s)
+    for start_at in sorted(starts):
+        if starts[start_at]:
+            yield _of_start(start_at, starts[start_at], stream)
+        else:
+            yield Datum(
+                stream=stream,
+                at=start_at,
+                i={"duration": Decimal(0)},
+                s={"forecastIdentifier": request_id, "withdrawn": True},
+            )
 
 
-def of_withdrawal(
-    starts: Iterable[datetime], *, stream: StreamKey, request_id: str
-) -> Iterator[Datum]:
-    """Make the datum that take the place of forecasts which no longer hold: without amount.
-
-    Interpretation: neither MQTT nor a datum store can take back what was said, so it is said that
-    nothing is to be read there; `forecastIdentifier` is that of the forecast that says otherwise.
-    """
-    for start_at in starts:
-        yield Datum(
-            stream=stream,
-            at=start_at,
-            i={"duration": Decimal(0)},
-            s={"forecastIdentifier": request_id, "withdrawn": True},
-        )
+def _of_start(start_at: datetime, stated: Sequence[Stated], stream: StreamKey) -> Datum:
+    first = next((one for one in stated if one.block.phase is Phase.ALL), stated[0])
+    i = {"duration": _seconds(first.block.end_at - start_at)}
+    s: dict[str, Status] = {"forecastIdentifier": first.request_id}
+    for one in stated:
+        suffix = phase_suffix(one.block.phase)
+        i[f"amount{suffix}"] = one.block.capacity
+        s[f"unit{suffix}"] = unit_name(one.block.unit)
+        if one.block.end_at != first.block.end_at:
+            i[f"duration{suffix}"] = _seconds(one.block.end_at - start_at)
+        if one.request_id != first.request_id:
+            s[f"forecastIdentifier{suffix}"] = one.request_id
+    return Datum(stream=stream, at=start_at, i=i, s=s)
 
 
 def phase_suffix(phase: Phase) -> str:

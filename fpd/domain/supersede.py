@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from fpd.domain.forecast import Block, Forecast
@@ -96,35 +97,54 @@ def spent(messages: Sequence[Forecast], *, at: datetime) -> tuple[Forecast, ...]
     return tuple(message for message in messages if id(message) not in staying)
 
 
-def withdrawn(
-    earlier: Iterable[Sequence[Block]], blocks: Sequence[Block], *, after: datetime
-) -> list[datetime]:
-    """Return the block starts that a message of `blocks` leaves without meaning: what earlier
-    messages of its kind (oldest first) said there has not ended by `after` and is covered wholly,
-    and nothing begins there any more.
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A block, and the request id of the message that said it."""
+
+    block: Block
+    request_id: str
+
+
+def restated(
+    earlier: Iterable[Sequence[Stated]], said: Sequence[Stated], *, after: datetime
+) -> dict[datetime, list[Stated]]:
+    """Return what holds of the block starts of which a message makes anything else true: those of
+    its own blocks, which come first there, and those of earlier messages of its kind (oldest
+    first) where a block has not ended by `after` and is covered wholly. Nothing may be left.
+
+    Interpretation: as for the limit in force UNKNOWN is read as ALL, so each covers the other.
     """
-    standing: dict[datetime, list[Block]] = {}
-    for said in earlier:
-        _take(standing, said, after)
-    return sorted(_take(standing, blocks, after))
+    standing: dict[datetime, list[Stated]] = {}
+    for message in earlier:
+        _take(standing, message, after)
+    return _take(standing, said, after)
 
 
 def _take(
-    standing: dict[datetime, list[Block]], blocks: Sequence[Block], after: datetime
-) -> list[datetime]:
-    """Let a message replace what stands, by start; return the starts that are no more."""
-    cover = Cover(blocks)
-    starts: dict[datetime, list[Block]] = {}
-    for block in blocks:
-        starts.setdefault(block.start_at, []).append(block)
-    gone = [
-        start_at
-        for start_at, those in standing.items()
-        if start_at not in starts
-        and any(block.end_at > after for block in those)
-        and cover.holds(those, after=after)
-    ]
-    for start_at in gone:
-        del standing[start_at]
-    standing |= starts
-    return gone
+    standing: dict[datetime, list[Stated]], said: Sequence[Stated], after: datetime
+) -> dict[datetime, list[Stated]]:
+    """Let a message replace what stands, by start; return what has changed."""
+    read = [_as_read(one.block) for one in said]
+    cover = Cover(read)
+    named = {(block.start_at, block.phase) for block in read}
+
+    def is_over(block: Block) -> bool:
+        return (block.start_at, block.phase) in named or (
+            block.end_at > after and cover.holds([block], after=after)
+        )
+
+    changed: dict[datetime, list[Stated]] = {}
+    for one in said:
+        changed.setdefault(one.block.start_at, []).append(one)
+    for start_at, those in standing.items():
+        left = [one for one in those if not is_over(_as_read(one.block))]
+        if start_at in changed:
+            changed[start_at] += left
+        elif len(left) < len(those):
+            changed[start_at] = left
+    standing |= changed
+    return changed
+
+
+def _as_read(block: Block) -> Block:
+    return replace(block, phase=Phase.ALL) if block.phase is Phase.UNKNOWN else block

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fpd.adapters import http
-from fpd.adapters.bluegen import account_of
+from fpd.adapters.bluegen_account import account_of
 from fpd.adapters.bluegen_calibrating import CalibratingBluegen, Intent
 from fpd.adapters.bluegen_memory import Kept
 from fpd.adapters.bluegen_memory import kept as recall

@@ -35,6 +35,7 @@ class Bells:
     measuring: Callable[[], None] = field(default=lambda: None)
     control: Callable[[], None] = field(default=lambda: None)
     heartbeats: Callable[[], None] = field(default=lambda: None)
+    platforms: Callable[[], None] = field(default=lambda: None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from fpd.flows.patience import patience, usual
 from fpd.flows.planned import Planned, Plans
 from fpd.flows.steered import Steered
 from fpd.flows.steering import Phases, Wanted
-from fpd.store import control, devices, forecasts, plans, stewards
+from fpd.store import control, devices, forecasts, leases, plans
 from fpd.store.control import Asset, DueGroup, EnvelopeRow, Latest, Property
 from fpd.store.devices import DeviceState, Wish
 
@@ -87,7 +87,7 @@ class Control:
         now = context.clock()
         async with context.db.transaction() as conn:
             if self._began_at is None:
-                await stewards.take_back(conn, gone=gone, now=now)
+                await leases.take_back(conn, gone=gone, now=now)
             await control.enrol(conn, now=now)
             await self._let_go(conn, now)
             due = await control.claim(
@@ -99,6 +99,8 @@ class Control:
         settings = {group.group_id: settings_of(group.control) for group in due}
         async with context.db.connection() as conn:
             snapshot = await self._look(conn, due, settings, now)
+        # What came until now may be in it, and nothing is in force before its reason was heard.
+        now = context.clock()
         decisions = []
         for group in due:
             decisions.append(self._decide(group, settings[group.group_id], snapshot, now))

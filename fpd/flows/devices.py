@@ -25,7 +25,7 @@ from fpd.errors import Unavailable
 from fpd.flows import device_rules as rules
 from fpd.flows.context import Context
 from fpd.flows.device_ledger import DatabaseLedger
-from fpd.flows.holder import gone
+from fpd.flows.holder import Rounds
 from fpd.flows.visit import Visit
 from fpd.store import devices, stewards
 from fpd.store.devices import DeviceState
@@ -34,7 +34,6 @@ log = structlog.get_logger()
 
 # Beyond the longest visit: time to write down what came of it.
 _LEASE_MARGIN_S = 5.0
-_LOOK_S = 2.0
 _STAY = timedelta(seconds=30)  # after which a daemon that says nothing is taken for gone
 
 
@@ -60,7 +59,7 @@ class Devices:
         self._visited: set[str] = set()
         self._enrolled = False
         self._stayed_at: datetime | None = None
-        self._looked_s: float | None = None
+        self._rounds = Rounds(context.steady)
         self.told: dict[str, Told] = {}
         self.claimed_s: float | None = None
 
@@ -105,8 +104,7 @@ class Devices:
         now = self._context.clock()
         free = [device.name for device in configured if device.name not in self._visited]
         async with self._context.db.transaction() as conn:
-            if self._is_time_to_look():
-                await stewards.take_back(conn, gone=gone, now=now)
+            await self._rounds.make(conn, now=now)
             if not self._enrolled:
                 await devices.enrol(conn, devices=[(d.name, d.type) for d in configured], now=now)
             await self._stay(conn, now)
@@ -155,14 +153,6 @@ class Devices:
         }
         return await devices.claim(conn, leases=leases, holder=self._context.holder, now=now)
 
-    def _is_time_to_look(self) -> bool:
-        """Whether to see who was killed: nobody is to wait for the end of a dead one's lease."""
-        now_s = self._context.steady()
-        if self._looked_s is not None and now_s - self._looked_s < _LOOK_S:
-            return False
-        self._looked_s = now_s
-        return True
-
     async def _stay(self, conn: AsyncConnection, now: datetime) -> None:
         """Say every now and then that we are here."""
         if self._stayed_at is not None and abs(now - self._stayed_at) < _STAY / 3:
@@ -199,6 +189,7 @@ class Devices:
             publish=partial(self._context.mqtt.publish, qos=1, retain=False),
             folder=config.data_dir,
             tenants=self._context.tenants,
+            steady=self._context.steady,
         )
         self._adapters = adapters.build(config.devices, self._wiring)
 

@@ -4,7 +4,34 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Final
+
+from psycopg import AsyncConnection
+
+from fpd.store import leases
+
+_EVERY_S: Final = 2.0
+
+
+class Rounds:
+    """Sees every now and then who was killed: nobody is to wait for the end of a dead one's lease.
+
+    `steady` tells how much time has passed, s.
+    """
+
+    def __init__(self, steady: Callable[[], float]) -> None:
+        self._steady = steady
+        self._made_s: float | None = None
+
+    async def make(self, conn: AsyncConnection, *, now: datetime) -> None:
+        """Take back what the dead hold, if it is time."""
+        now_s = self._steady()
+        if self._made_s is None or now_s - self._made_s >= _EVERY_S:
+            self._made_s = now_s
+            await leases.take_back(conn, gone=gone, now=now)
 
 
 def own() -> str:

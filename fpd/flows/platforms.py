@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 import time
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from fpd.domain.datum import Datum
 from fpd.errors import Unavailable
 from fpd.flows import ingest, telling
 from fpd.flows.context import Context
-from fpd.flows.holder import gone
+from fpd.flows.holder import Rounds
 from fpd.flows.myems_listener import Listener, Withdrawal, is_shown
 from fpd.flows.readings import exact
 from fpd.store import events
@@ -52,6 +53,7 @@ class Platforms:
         self._polls: dict[str, dict[str, Source]] = {}
         self._withdrawals: dict[str, Source] = {}
         self._enrolled = False
+        self._rounds = Rounds(context.steady)
 
     async def step(self) -> bool:
         """Claim the polls that are due and start them. Raises Misconfigured."""
@@ -62,6 +64,7 @@ class Platforms:
         async with self._context.db.transaction() as conn:
             if not self._enrolled:
                 await self._enrol(conn, now)
+            await self._rounds.make(conn, now=now)
             claimed = await store.claim(
                 conn,
                 most={one.name: one.most for one in self._platforms.values()},
@@ -76,7 +79,6 @@ class Platforms:
 
     async def _enrol(self, conn: AsyncConnection, now: datetime) -> None:
         """Make the polls known, and have what other ones have left at a platform withdrawn."""
-        await store.take_back(conn, gone=gone, now=now)
         for name, job, memory in await store.remembered(conn):
             if job in self._polls.get(name, {}) or not is_shown(memory):
                 continue
@@ -84,10 +86,17 @@ class Platforms:
                 self._polls[name][job] = self._withdrawals[name]
             else:
                 log.warning("platform.left_behind", platform=name, job=job, shown=memory)
-        for one in self._platforms.values():
-            jobs = list(self._polls[one.name])
-            dues = [now + timedelta(seconds=random.uniform(0, _FIRST_S)) for _ in jobs]
-            await store.enrol(conn, name=one.name, kind=one.kind, jobs=jobs, dues=dues, now=now)
+        for config in self._context.config.platforms:
+            jobs = list(self._polls[config.name])
+            await store.enrol(
+                conn,
+                name=config.name,
+                kind=self._platforms[config.name].kind,
+                configured=self._context.vault.mark(repr(dataclasses.astuple(config))),
+                jobs=jobs,
+                dues=[now + timedelta(seconds=random.uniform(0, _FIRST_S)) for _ in jobs],
+                now=now,
+            )
 
     async def close(self) -> None:
         """Say goodbye and let go of every connection; called once no poll runs any more."""
@@ -105,6 +114,7 @@ class Platforms:
             interval_s=config.control.interval_s,
             folder=config.data_dir,
             tenants=self._context.tenants,
+            steady=self._context.steady,
         )
         self._platforms = platforms.build(config.platforms, self._wiring)
         self._polls = {
@@ -131,6 +141,7 @@ class Platforms:
         try:
             settled = await self._poll(poll)
             await self._settle(poll, settled)
+            self._context.bells.platforms()  # another one may begin in its place
         except Unavailable as away:
             # The lease ends by itself, and the poll is made again.
             log.debug("platform.poll_lost", platform=poll.platform, job=poll.job, reason=str(away))

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain, islice
+from itertools import islice
 from typing import Literal
 
 import structlog
@@ -21,7 +21,7 @@ from fpd.domain import source_id
 from fpd.domain.datum import Datum, StreamKey
 from fpd.domain.entities import AUDIENCES, Role, parse
 from fpd.domain.forecast import Block, ForecastType
-from fpd.domain.supersede import withdrawn
+from fpd.domain.supersede import Stated, restated
 from fpd.errors import Malformed
 from fpd.flows import blocks
 from fpd.flows.context import Context
@@ -37,6 +37,9 @@ _EARLIER, _EARLIER_BYTES = 32, 2**20
 
 Placed = tuple[Outlet, str, Iterable[Datum]]
 """An outlet, the rendered source id, and the datum that go there."""
+
+Starts = Mapping[datetime, Sequence[Stated]]
+"""What holds of the block starts that a forecast says anything new of."""
 
 
 async def owe_heartbeat(
@@ -82,8 +85,8 @@ async def owe_forecasts(
     outlets: Sequence[Outlet],
     now: datetime,
 ) -> None:
-    """Publish forecasts, in their order: one datum per block start, dated then, and one for each
-    start of earlier ones that they leave without meaning.
+    """Publish forecasts, in their order: one datum per block start, dated then, with what holds of
+    earlier ones beside it, and one for each start of earlier ones of which they leave less.
     """
     by_key = {(outlet.sender_id, outlet.group_id): outlet for outlet in outlets}
     told = [one for one in heard if (one.peer_id, one.group_id) in by_key]
@@ -96,31 +99,34 @@ async def owe_forecasts(
         most=_EARLIER,
         most_bytes=_EARLIER_BYTES,
     )
-    gone = await asyncio.to_thread(_withdrawn, told, earlier, now)
     placed = []
-    for one, starts in zip(told, gone, strict=True):
+    for one, starts in zip(told, await asyncio.to_thread(_starts, told, earlier, now), strict=True):
         placed += _place_forecast(by_key[one.peer_id, one.group_id], one, starts)
     await owe(context, conn, placed, now=now)
 
 
-def _withdrawn(
-    told: Sequence[ForecastHeard], earlier: Sequence[Sequence[bytes]], now: datetime
-) -> list[list[datetime]]:
+def _starts(
+    told: Sequence[ForecastHeard], earlier: Sequence[Sequence[tuple[str, bytes]]], now: datetime
+) -> list[Starts]:
+    def stated(request_id: str, said: Sequence[Block]) -> list[Stated]:
+        return [Stated(block, request_id) for block in said]
+
     return [
-        withdrawn([blocks.of(body) for body in bodies], one.blocks, after=now) if bodies else []
-        for one, bodies in zip(told, earlier, strict=True)
+        restated(
+            [stated(request_id, blocks.of(body)) for request_id, body in before],
+            stated(one.request_id, one.blocks),
+            after=now,
+        )
+        for one, before in zip(told, earlier, strict=True)
     ]
 
 
-def _place_forecast(outlet: Outlet, heard: ForecastHeard, gone: Sequence[datetime]) -> list[Placed]:
+def _place_forecast(outlet: Outlet, heard: ForecastHeard, starts: Starts) -> list[Placed]:
     alias = datums.FORECAST_ALIAS[heard.type]
     of_forecast = values(outlet, "UpdateGroupCapacityForecast") | {"forecastType": alias}
 
     def make(stream: StreamKey) -> Iterable[Datum]:
-        return chain(
-            datums.of_withdrawal(gone, stream=stream, request_id=heard.request_id),
-            datums.of_forecast(heard.blocks, stream=stream, request_id=heard.request_id),
-        )
+        return datums.of_forecast(starts, stream=stream, request_id=heard.request_id)
 
     return place(outlet, of_forecast, make, suffix=alias)
 

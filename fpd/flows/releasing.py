@@ -22,7 +22,7 @@ from fpd.flows.devices import Devices
 from fpd.flows.holder import gone
 from fpd.flows.letting_go import undone
 from fpd.mqtt.client import MqttClient
-from fpd.store import devices, stewards
+from fpd.store import devices, leases, stewards
 from fpd.store.devices import DeviceState
 
 _WITHIN_S = 12.0
@@ -47,7 +47,7 @@ async def release(context: Context, *, after_stop: bool) -> list[Released]:
     visits = Devices(context)
     names = visits.not_left_alone if after_stop else [device.name for device in configured]
     async with context.db.transaction() as conn:
-        dead = await stewards.take_back(conn, gone=gone, now=now)
+        dead = await leases.take_back(conn, gone=gone, now=now)
         await devices.enrol(conn, devices=[(d.name, d.type) for d in configured], now=now)
         looked_after = await stewards.leave(conn, holders=dead, now=now)
     kept = looked_after if after_stop else set()

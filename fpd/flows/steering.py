@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 from fpd.adapters.device import Command, Release, Setpoint
@@ -100,35 +99,55 @@ def setpoints(
     doubted = {d.name for d in usable if d.doubted}
     # One that was not read lately keeps its wish: control decides anew as soon as it is read.
     unfit = [d for d in devices if d not in usable and (d.alone or d.fresh(now))]
-    ask = partial(_asked, devices, cells, envelope, measured, margin, now, phases, wishes)
-    plan, wanted = ask(counted)
+    task = _Task(
+        devices=devices,
+        cells=cells,
+        envelope=envelope,
+        measured=measured,
+        margin=margin,
+        now=now,
+        phases=phases,
+        wishes=wishes,
+    )
+    plan, wanted = _asked(task, counted)
     if doubted:
         # What those in doubt are asked for others carry too, as long as they do not deliver it.
-        asked = [w for w in ask(usable)[1] if w.device.name in doubted]
+        asked = [w for w in _asked(task, usable)[1] if w.device.name in doubted]
         wanted += [replace(one, plan={**one.plan, **plan}) for one in asked]
     return [*(w for d in unfit for w in rest([d], _why_not(d))), *wanted]
 
 
-def _asked(
-    devices: Sequence[Steered],
-    cells: Sequence[Steered],
-    envelope: Envelope,
-    measured: Measured,
-    margin: Decimal,
-    now: datetime,
-    phases: Phases,
-    wishes: Wishes,
-    carriers: Sequence[Steered],
-) -> tuple[dict[str, Any], list[Wanted]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """What a group's devices are to do now, whoever of them does it: as `setpoints` is told."""
+
+    devices: Sequence[Steered]
+    cells: Sequence[Steered]
+    envelope: Envelope
+    measured: Measured
+    margin: Decimal
+    now: datetime
+    phases: Phases
+    wishes: Wishes
+
+    def need(self, load_w: Decimal, envelope: Envelope) -> _Need:
+        """Return what `envelope` asks of them under this load; at worst, if it is not known."""
+        if self.measured.watts is None:
+            return _worst(envelope)
+        return _need(load_w, envelope, self.margin)
+
+
+def _asked(task: _Task, carriers: Sequence[Steered]) -> tuple[dict[str, Any], list[Wanted]]:
     """Return what `carriers` are asked for if nobody else of the devices can be, and the plan."""
-    load_w, source = carried_load(devices, carriers, cells, envelope, measured, now)
-    known = measured.watts is not None
-    need = _need(load_w, envelope, margin) if known else _worst(envelope)
+    envelope, phases, now = task.envelope, task.phases, task.now
+    load_w, source = carried_load(task.devices, carriers, task.cells, envelope, task.measured, now)
+    known = task.measured.watts is not None
+    need = task.need(load_w, envelope)
     in_order = sorted(carriers, key=lambda d: d.name)
     # Where nothing is limited, those without a wish are let go.
     unlimited = _is_unlimited(envelope)
-    idle = [d for d in in_order if unlimited and d.name not in wishes.power_w]
-    wishes = replace(wishes, power_w=wishes.needed(need.low))
+    idle = [d for d in in_order if unlimited and d.name not in task.wishes.power_w]
+    wishes = replace(task.wishes, power_w=task.wishes.needed(need.low))
     reaches = _on_phases(
         [_reach(d, envelope, now, wishes) for d in in_order if d not in idle],
         phases,
@@ -144,8 +163,7 @@ def _asked(
     if elsewhere and phases.sum_w is not None:
         least_w, most_w = phases.sum_w
         bare = replace(envelope, min_w=least_w, max_w=most_w)
-        left_w = load_w - found.total_w
-        rest_of = _need(left_w, bare, margin) if known else _worst(bare)
+        rest_of = task.need(load_w - found.total_w, bare)
         others = _shared([one.reach for one in reaches if one.reach.id in elsewhere], rest_of)
         found = Shared({**found.setpoint_w, **others.setpoint_w})
     return plan, [

@@ -128,7 +128,11 @@ class Visit:
         now, state = self._context.clock(), self._state
         reading, told = rules.reading_of(state), rules.command_of(state.told)
         stale_after = timedelta(seconds=self._device.stale_after_s)
-        if reading is None or not isinstance(told, Setpoint) or now - reading.at <= stale_after:
+        if reading is None or not isinstance(told, Setpoint):
+            return
+        if now - reading.at < stale_after:
+            # It is asked again in time to be told to rest, however long the wait would be else.
+            self._state = replace(state, due_at=min(state.due_at, reading.at + stale_after))
             return
         try:
             outcome = await self._adapter.apply(Release(), state.memory or {})

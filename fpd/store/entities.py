@@ -101,9 +101,13 @@ _FIRST_TOKEN = """
     select %(first_token)s, id, 'current', created_at from made
     returning peer_id
 """
+# A new asset changes what is done only where something is steered or measured.
 _WANT_CONTROL = """
     update control_due as c set due_at = made.created_at
-      from made where c.group_id = made.group_id and c.due_at > made.created_at
+      from made
+     where c.group_id = made.group_id and c.due_at > made.created_at
+       and (made.control is not null
+            or exists (select from compliance_due as w where w.group_id = c.group_id))
     returning c.group_id
 """
 

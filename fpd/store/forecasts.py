@@ -138,18 +138,19 @@ class Newer:
 
 async def earlier(
     conn: AsyncConnection, newer: Sequence[Newer], *, now: datetime, most: int, most_bytes: int
-) -> list[list[bytes]]:
-    """Return for each of them the bodies of earlier forecasts of the same peer, group and type
-    that have not ended, oldest first: the newest `most` of them, and no more than `most_bytes`.
+) -> list[list[tuple[str, bytes]]]:
+    """Return for each of them the request ids and bodies of earlier forecasts of the same peer,
+    group and type that have not ended, oldest first: the newest `most`, and no more than
+    `most_bytes`.
     """
     cursor = await conn.execute(
         """
-        select n.position, f.body
+        select n.position, f.request_id, f.body
           from unnest(%(ids)s::bigint[], %(groups)s::bigint[], %(peers)s::bigint[],
                       %(types)s::text[]) with ordinality
                as n (id, group_id, peer_id, type, position)
          cross join lateral (
-               select id, body, sum(octet_length(body)) over (order by id desc) as bytes
+               select id, request_id, body, sum(octet_length(body)) over (order by id desc) as bytes
                  from forecast
                 where group_id = n.group_id and peer_id = n.peer_id and type = n.type and open
                   and ends_at > %(now)s and id < n.id
@@ -168,9 +169,9 @@ async def earlier(
             "most_bytes": most_bytes,
         },
     )
-    found: list[list[bytes]] = [[] for _ in newer]
-    for position, body in await cursor.fetchall():
-        found[position - 1].append(bytes(body))
+    found: list[list[tuple[str, bytes]]] = [[] for _ in newer]
+    for position, request_id, body in await cursor.fetchall():
+        found[position - 1].append((request_id, bytes(body)))
     return found
 
 

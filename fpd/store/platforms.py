@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -53,28 +53,39 @@ async def enrol(
     *,
     name: str,
     kind: str,
+    configured: str,
     jobs: Sequence[str],
     dues: Sequence[datetime],
     now: datetime,
 ) -> None:
-    """Make a platform and its polls known, and forget polls that are no longer configured."""
+    """Make a platform and its polls known, and forget polls that are no longer configured.
+
+    Polls are due by `dues` where they are new, or where `configured` marks a configuration that
+    is not the one of the last start: what they wait for may have been mended.
+    """
+    cursor = await conn.execute(
+        "select configured from platform where name = %s for update", (name,)
+    )
+    before = await cursor.fetchone()
     await conn.execute(
         """
-        insert into platform (name, kind, since_at) values (%s, %s, %s)
-            on conflict (name) do update set kind = excluded.kind
+        insert into platform (name, kind, configured, since_at) values (%s, %s, %s, %s)
+            on conflict (name) do update
+           set kind = excluded.kind, configured = excluded.configured
         """,
-        (name, kind, now),
+        (name, kind, configured, now),
     )
     await conn.execute(
         "delete from platform_poll where platform = %s and job <> all(%s)", (name, list(jobs))
     )
     await conn.execute(
         """
-        insert into platform_poll (platform, job, due_at, since_at)
+        insert into platform_poll as p (platform, job, due_at, since_at)
         select %s, job, due_at, %s from unnest(%s::text[], %s::timestamptz[]) as n (job, due_at)
-            on conflict do nothing
+            on conflict (platform, job) do update
+           set due_at = least(p.due_at, excluded.due_at) where %s
         """,
-        (name, now, list(jobs), list(dues)),
+        (name, now, list(jobs), list(dues), before != (configured,)),
     )
 
 
@@ -84,18 +95,6 @@ async def remembered(conn: AsyncConnection) -> list[tuple[str, str, dict[str, An
         "select platform, job, memory from platform_poll where memory is not null order by 1, 2"
     )
     return await cursor.fetchall()
-
-
-async def take_back(conn: AsyncConnection, *, gone: Callable[[str], bool], now: datetime) -> None:
-    """End the leases of daemons that were killed; what they held is due now."""
-    cursor = await conn.execute(
-        "select distinct leased_by from platform_poll where leased_until > %s", (now,)
-    )
-    dead = [holder for (holder,) in await cursor.fetchall() if holder and gone(holder)]
-    if dead:
-        await conn.execute(
-            "update platform_poll set leased_until = null where leased_by = any(%s)", (dead,)
-        )
 
 
 async def claim(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from psycopg import AsyncConnection
@@ -35,34 +35,3 @@ async def leave(conn: AsyncConnection, *, holders: Collection[str], now: datetim
     )
     cursor = await conn.execute("select distinct device from device_steward")
     return {row[0] for row in await cursor.fetchall()}
-
-
-async def take_back(
-    conn: AsyncConnection, *, gone: Callable[[str], bool], now: datetime
-) -> list[str]:
-    """End the leases of daemons that were killed, and return those daemons.
-
-    What they held is due now. Only `gone` can tell: of other machines nothing is known.
-    """
-    cursor = await conn.execute(
-        """
-        select leased_by from device_state where leased_until > %(now)s
-         union select leased_by from control_due where leased_until > %(now)s
-         union select holder from device_steward
-        """,
-        {"now": now},
-    )
-    dead = [holder for (holder,) in await cursor.fetchall() if holder and gone(holder)]
-    if dead:
-        given = {"dead": dead, "now": now}
-        await conn.execute(
-            "update device_state set leased_until = null where leased_by = any(%(dead)s)", given
-        )
-        await conn.execute(
-            """
-            update control_due set leased_until = null, due_at = least(due_at, %(now)s)
-             where leased_by = any(%(dead)s) and leased_until is not null
-            """,
-            given,
-        )
-    return dead

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -18,6 +20,7 @@ class Vault:
 
     def __init__(self, key: bytes) -> None:
         self._fernet = Fernet(key)
+        self._key = key
         self._opened: OrderedDict[bytes, bytes] = OrderedDict()
 
     @classmethod
@@ -42,6 +45,10 @@ class Vault:
             raise Misconfigured(
                 "a stored secret does not open with this key file: was it replaced?"
             ) from None
+
+    def mark(self, secret: str) -> str:
+        """Return what shows whether a secret has changed, and nothing else without the key."""
+        return hmac.new(self._key, secret.encode(), hashlib.sha256).hexdigest()
 
     def recall(self, sealed: bytes) -> bytes:
         """Decrypt what is wanted again and again, such as a peer's token, only the first time.

@@ -331,6 +331,22 @@ async def test_a_command_that_has_gone_is_not_sent_again(
     assert methods(platform).count("ExecuteCommand") == 1
 
 
+async def test_a_command_that_goes_while_it_is_sent_is_sent_once(
+    platform: Reengen, wiring: Wiring
+) -> None:
+    store = device(platform, wiring)
+    await store.read()
+    platform.tenant.commands["xFabrikaDepo"].clear()
+    with pytest.raises(Stopped, match="not sent again: the point lists no command 'power-set'"):
+        await store.apply(Setpoint(power_w=2000))
+    assert methods(platform).count("ExecuteCommand") == 1
+    reading = await store.read()
+    assert not reading.dispatchable and "lists no command" in (reading.detail or "")
+    with pytest.raises(Stopped):
+        await store.apply(Setpoint(power_w=2000))
+    assert methods(platform).count("ExecuteCommand") == 1
+
+
 async def test_what_is_shown_counts_whatever_is_remembered_beside_it(
     platform: Reengen, wiring: Wiring, clock: Hands
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -19,6 +20,7 @@ from fpd.domain.datum import (
 )
 from fpd.domain.forecast import Block
 from fpd.domain.packed import is_timely, microseconds, pack
+from fpd.domain.supersede import Stated, restated
 from fpd.domain.units import Phase, Unit
 from fpd.errors import Malformed
 
@@ -195,17 +197,22 @@ def block(capacity: str, unit: Unit, phase: Phase, *, start: int, minutes: float
     )
 
 
+def told(*messages: tuple[str, list[Block]]) -> list[Datum]:
+    """Return what the last of the messages is published as."""
+    said = [[Stated(one, request_id) for one in blocks] for request_id, blocks in messages]
+    starts = restated(said[:-1], said[-1], after=NOON)
+    return list(of_forecast(starts, stream=METER, request_id=messages[-1][0]))
+
+
 def test_blocks_with_one_start_are_one_datum() -> None:
-    made = of_forecast(
-        [
+    made = told(
+        ("r-1", [
             block("6", Unit.A, Phase.TWO, start=15),
             block("11.5", Unit.KW, Phase.ALL, start=0, minutes=0.75),
             block("6", Unit.A, Phase.ONE, start=15),
             block("7", Unit.A, Phase.UNKNOWN, start=15),
-        ],
-        stream=METER,
-        request_id="r-1",
-    )
+        ]),
+    )  # fmt: skip
     assert tuple(made) == (
         Datum(
             stream=METER,
@@ -225,6 +232,25 @@ def test_blocks_with_one_start_are_one_datum() -> None:
             s={"forecastIdentifier": "r-1", "unit_b": "A", "unit_a": "A", "unit_u": "A"},
         ),
     )
+
+
+def test_what_still_holds_of_other_phases_stays_beside_what_is_new() -> None:
+    every = block("9", Unit.KW, Phase.ALL, start=0, minutes=60)
+    one = block("6", Unit.A, Phase.ONE, start=0)
+    both = Datum(
+        stream=METER,
+        at=NOON,
+        i={"duration": Decimal(3600), "amount": Decimal(9)}
+        | {"duration_a": Decimal(900), "amount_a": Decimal(6)},
+        s={"forecastIdentifier": "r-1", "unit": "kW"}
+        | {"forecastIdentifier_a": "r-2", "unit_a": "A"},
+    )
+    assert told(("r-1", [every]), ("r-2", [one])) == [both]
+    assert told(("r-1", [every, one])) == [
+        replace(both, s={"forecastIdentifier": "r-1", "unit": "kW", "unit_a": "A"})
+    ]
+    gone = block("5", Unit.A, Phase.ONE, start=-15, minutes=30)
+    assert told(("r-1", [every]), ("r-2", [one]), ("r-3", [gone]))[1:] == told(("r-1", [every]))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpd.domain.forecast import Block, Forecast, Overlap, Terms, envelope_at
-from fpd.domain.supersede import Cover, in_force, spent, withdrawn
+from fpd.domain.supersede import Cover, Stated, in_force, restated, spent
 from fpd.domain.units import Phase
 
 
@@ -142,6 +142,13 @@ def test_what_is_spent_never_matters_again(
     assert envelope_at(left, **ask) == envelope_at(said, **ask)
 
 
+def _told(messages: Sequence[Sequence[Block]]) -> dict[datetime, list[Block]]:
+    """Return what is told of the last one, by start."""
+    said = [[Stated(one, str(n)) for one in message] for n, message in enumerate(messages)]
+    changed = restated(said[:-1], said[-1], after=NOW)
+    return {at: [one.block for one in those] for at, those in changed.items()}
+
+
 @pytest.mark.parametrize(
     ("earlier", "said", "gone"),
     [
@@ -151,12 +158,49 @@ def test_what_is_spent_never_matters_again(
         ([[block(0, 1), block(1, 2)]], [block(0, 1.5)], []),
         ([[block(1, 2)]], [block(0, 2, phase="ONE")], []),
         ([[block(1, 2), block(1, 2, phase="ONE")]], [block(0, 2)], []),
+        ([[block(1, 2), block(1, 2, phase="ONE")]], [block(0, 2), block(0, 2, phase="ONE")], [1]),
+        ([[block(1, 2)], [block(1, 2, phase="ONE")]], [block(0, 2)], []),
+        ([[block(1, 2)], [block(1, 2, phase="ONE")], [block(0, 2)]],
+         [block(0, 2, phase="ONE")], [1]),
+        ([[block(1, 2, phase="UNKNOWN")]], [block(0, 2)], [1]),
         ([[block(-2, -1), block(1, 2)]], [block(-4, 4)], [1]),
         ([[block(1, 2)], [block(0, 4)]], [block(0, 4)], []),
         ([[block(0, 4)], [block(1, 2)]], [block(0, 4)], [1]),
     ],
-)
+)  # fmt: skip
 def test_what_a_message_leaves_without_meaning(
     earlier: list[list[Block]], said: list[Block], gone: list[int]
 ) -> None:
-    assert withdrawn(earlier, said, after=NOW) == [NOW + hours * HOUR for hours in gone]
+    told = _told([*earlier, said])
+    assert [at for at, left in told.items() if not left] == [NOW + hours * HOUR for hours in gone]
+
+
+def test_what_is_left_of_a_start_is_told_again() -> None:
+    every, one, newer = block(1, 2), block(1, 2, phase="ONE"), block(0, 2, phase="ONE")
+    assert _told([[every, one], [newer]]) == {newer.start_at: [newer], every.start_at: [every]}
+    assert _told([[one], [every]]) == {every.start_at: [every, one]}
+    assert _told([[one, block(1, 2, phase="UNKNOWN")], [every]]) == {every.start_at: [every, one]}
+
+
+@settings(max_examples=300)
+@given(st.lists(st.lists(hourly, min_size=1, max_size=4), min_size=1, max_size=6))
+def test_what_was_told_last_is_what_holds(said: list[list[Block]]) -> None:
+    told: dict[datetime, list[Block]] = {}
+    for number in range(len(said)):
+        told |= _told(said[: number + 1])
+    for number, blocks_of_it in enumerate(said):
+        for one in blocks_of_it:
+            newer = [b for later in said[number + 1 :] for b in later if _reads(b) == _reads(one)]
+            instants = [NOW + h * HOUR + HOUR / 2 for h in range(-12, 24)]
+            own = [at for at in instants if one.start_at <= at < one.end_at]
+            left = [at for at in own if not any(b.start_at <= at < b.end_at for b in newer)]
+            if left == own:
+                assert any(b is one for b in told[one.start_at])
+            elif one.end_at > NOW and any(
+                b.start_at <= max(one.start_at, NOW) and one.end_at <= b.end_at for b in newer
+            ):
+                assert all(b is not one for b in told[one.start_at])
+
+
+def _reads(block: Block) -> Phase:
+    return Phase.ALL if block.phase is Phase.UNKNOWN else block.phase

@@ -48,7 +48,9 @@ class Heater:
         self.read_every_s = wiring.interval_s
         self._power_w = device.power_w
         self._clock = wiring.clock
-        self._http = DeviceHttp(wiring.session, device.base_url, timeout_s=LAN_TIMEOUT_S)
+        self._http = DeviceHttp(
+            wiring.session, device.base_url, timeout_s=LAN_TIMEOUT_S, steady=wiring.steady
+        )
 
     async def read(self, memory: Memory) -> Reading:
         taken_w = float((await self._http.request("GET", "/power")).text)

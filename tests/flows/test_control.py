@@ -13,6 +13,7 @@ import pytest
 from adapters.customer import Customer
 from flows.steered_house import WEDNESDAY, Hands, House, battery, fuel_cell
 
+from fpd.flows import control
 from fpd.sim.battery import Battery, BatteryOptions
 from fpd.sim.bluegen import BlueGen, BlueGenOptions
 from fpd.sim.journal import Filter
@@ -649,3 +650,22 @@ async def test_a_lost_decision_loop_lets_the_battery_go(
         assert delivers(cellar) == -5
         await site.live(seconds=60)
         assert delivers(cellar) == 1200
+
+
+async def test_no_envelope_began_before_the_forecast_that_it_follows_was_received(
+    db: Database, clock: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(db, clock) as site:
+        group_id = await site.group({})
+        look = site.control._look
+
+        async def and_meanwhile_a_forecast_comes(*asked: Any) -> control.Snapshot:
+            clock.move(seconds=1)
+            await site.forecast(group_id, "CONSUMPTION", 3000, **BLOCK)
+            return await look(*asked)
+
+        monkeypatch.setattr(site.control, "_look", and_meanwhile_a_forecast_comes)
+        await site.control.step()
+        assert await site.row(
+            "select max_w, from_at >= received_at from envelope, forecast"
+        ) == (3000, True)  # fmt: skip

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from flows.measured_site import Hands, Site
 
 from fpd.config_myems import MyemsPlatform, PlatformStream
 from fpd.flows.context import Context
+from fpd.flows.loop import Loop
 from fpd.flows.myems_intake import MyemsIntake
 from fpd.flows.platforms import Platforms
 from fpd.mqtt.connection import Arrival
+from fpd.sim.journal import Filter
 from fpd.sim.myems import MyEms, MyEmsOptions
 from fpd.store import platforms as store
 from fpd.store.db import Database
@@ -39,6 +42,7 @@ class Watch:
             site.context,
             config=replace(site.context.config, platforms=platforms),
             spawn=self._spawn,
+            steady=lambda: site.clock().timestamp(),
         )
         self.flow = Platforms(self.context)
 
@@ -185,8 +189,9 @@ async def test_a_poll_that_was_killed_is_made_again(
     assert await site.stored("grid")
 
 
-async def test_what_a_killed_daemon_held_is_read_at_once_by_the_next(
-    watch: Watch, site: Site, server: MyEms
+@pytest.mark.parametrize("is_new", [True, False], ids=["started", "running"])
+async def test_what_a_killed_daemon_held_is_read_at_once_by_another(
+    watch: Watch, site: Site, server: MyEms, is_new: bool
 ) -> None:
     await watch.settle()
     later = site.clock() + timedelta(seconds=75)
@@ -197,11 +202,44 @@ async def test_what_a_killed_daemon_held_is_read_at_once_by_the_next(
             " when 'meter/4' then %s else 'elsewhere/1/1' end",
             (later, site.clock(), dead),
         )
-    again = Watch(site, platform(server))
-    await again.step(seconds=1)
+    again = Watch(site, platform(server)) if is_new else watch
+    await again.step(seconds=2)
     held = await again.rows("select job from platform_poll where leased_until is not null")
     assert held == [("meter/6",)], "of another machine nothing is known"
     await again.flow.close()
+
+
+async def test_the_next_poll_begins_as_soon_as_one_is_settled(site: Site, server: MyEms) -> None:
+    rows = tuple(PlatformStream(meter=i, node_id=7, source_id=f"/m/{i}") for i in range(4, 11))
+    watch = Watch(site, platform(server, stream=rows, max_requests=1))
+    loop = Loop("platforms", watch.flow.step, every_s=60, metrics=watch.context.metrics)
+    watch.context.bells.platforms = loop.ring
+    await watch.flow.step()
+    site.clock.move(seconds=3)
+    running = asyncio.create_task(loop.run())
+    loop.ring()
+    async with asyncio.timeout(20):
+        while await watch.rows("select from platform_poll where read_at is null"):
+            await asyncio.sleep(0.02)
+    loop.stop()
+    await running
+    await watch.flow.close()
+
+
+async def test_no_restart_with_another_configuration_locks_an_account(
+    site: Site, server: MyEms, tmp_path: Path
+) -> None:
+    site.context = replace(site.context, config=replace(site.context.config, data_dir=tmp_path))
+    wrong = {"api_key": None, "username": "administrator", "password": "wrong"}
+    for poll_s in range(60, 64):
+        watch = Watch(site, platform(server, poll_s=poll_s, **wrong))
+        await watch.step()
+        await watch.step(seconds=3)
+        await watch.flow.close()
+    assert await watch.rows("select distinct failures, health from platform_poll") == [
+        (4, "stopped")
+    ], "each was tried at each start"
+    assert len([entry for entry in server.journal.find(Filter()) if "login" in entry.path]) == 1
 
 
 async def test_polls_that_are_no_longer_configured_are_forgotten(

@@ -250,8 +250,8 @@ async def test_what_a_newer_forecast_leaves_without_meaning_is_withdrawn(
     said = [
         ((row["created"] // 1000 - int(NOON.timestamp())) // 60, row.get("amount")) for row in rows
     ]
-    assert said == [(0, 1), (15, 2), (30, 3), (45, 4), (15, None), (0, 5), (0, 6)]
-    assert rows[4] == {
+    assert said == [(0, 1), (15, 2), (30, 3), (45, 4), (0, 5), (15, None), (0, 6)]
+    assert rows[5] == {
         "created": (int(NOON.timestamp()) + 900) * 1000,
         "nodeId": 2,
         "sourceId": "f/c",
@@ -261,6 +261,26 @@ async def test_what_a_newer_forecast_leaves_without_meaning_is_withdrawn(
     }
     kept = await site.stored("f/c", node_id=2)
     assert [datum.i.get("amount") for datum in kept] == [6, None, 3, 4]
+
+
+async def test_a_forecast_for_one_phase_leaves_what_holds_for_others(
+    db: Database, broker: EmbeddedBroker
+) -> None:
+    site = await site_with(db, broker, node_id=2, source_id_template="f")
+    await owe_forecast(site, block(0, "9", lasts=60))
+    await owe_forecast(site, block(0, "3", Phase.ONE), request_id="r-2")
+    (kept,) = await site.stored("f/c", node_id=2)
+    assert kept.i == {"duration": 3600, "amount": 9, "duration_a": 900, "amount_a": 3}
+    assert kept.s == {
+        "forecastIdentifier": "r-1", "unit": "kW", "forecastIdentifier_a": "r-2", "unit_a": "kW",
+    }  # fmt: skip
+    await owe_forecast(site, block(-15, "4", Phase.ONE, lasts=30), request_id="r-3")
+    told = [json.loads(p) for (p,) in await site.fetch("select payload from publication")]
+    assert told[-1] == told[0], "nothing is left there but the limit of all phases"
+    assert [d.i for d in await site.stored("f/c", node_id=2)] == [
+        {"duration": 1800, "amount_a": 4},
+        {"duration": 3600, "amount": 9},
+    ]
 
 
 async def test_a_template_that_gives_no_id_keeps_no_message_back(

@@ -32,6 +32,7 @@ from fpd.store.vault import Vault
 ENERGY = ReengenStream(point="xyzBesiktas", node_id=1, source_id="/besiktas")
 STREAM = StreamKey(1, 1, "besiktas")
 STEERED = Device(name="battery-1", type="battery", base_url="http://127.0.0.1:1")
+VAULT = Vault(Fernet.generate_key())
 TOLD = {"point": "reengenPoint", "definition": "activePower", "variant": "import"}
 
 
@@ -59,7 +60,7 @@ class Site:
             config=Config(data_dir=Path("/nonexistent"), platforms=(platform,), devices=(STEERED,)),
             clock=clock,
             db=db,
-            vault=Vault(Fernet.generate_key()),
+            vault=VAULT,
             metrics=Metrics(),
             peers=PeerClient(Oscp()),
             mqtt=MqttClient(
@@ -362,6 +363,18 @@ async def test_a_flag_says_whether_forecasts_are_in_force(
     said = len(asked(platform, "ManageDCData"))
     assert await flag() == "0"
     assert len(asked(platform, "ManageDCData")) == said == 3
+
+
+async def test_a_corrected_configuration_is_tried_at_once_and_the_same_one_is_not(
+    begin: Begin, platform: Reengen
+) -> None:
+    for _ in range(3):
+        await begin(stream=(ENERGY,), password="wrong").look()
+    assert len(asked(platform)) == 1, "each further login might lock the account"
+    mended = begin(stream=(ENERGY,))
+    await mended.look()
+    assert await mended.kept()
+    assert await mended.rows("select health from platform") == [("ok",)]
 
 
 async def test_polls_of_a_tenant_are_one_at_a_time(

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,18 +13,6 @@ import structlog
 
 from fpd.config import Log
 from fpd.logs import configure
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Leave structlog and logging to the next test as they were."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -114,3 +101,12 @@ def test_the_console_is_for_people_and_keeps_the_same_secrets() -> None:
     said = stream.getvalue()
     assert "peer.unreachable" in said and "token=***" in said and "\x1b" not in said
     assert said.count("\n") == 1
+
+
+def test_a_logger_that_was_used_says_what_was_configured_since(stream: io.StringIO) -> None:
+    log, later = structlog.get_logger(), io.StringIO()
+    log.info("peer.registered")
+    configure(Log(level="info", format="json"), later)
+    log.info("peer.lost")
+    assert [line["event"] for line in lines(stream)] == ["peer.registered"]
+    assert [line["event"] for line in lines(later)] == ["peer.lost"]

@@ -219,13 +219,15 @@ async def test_control_looks_at_once_at_what_concerns_it(api: Management, user: 
     await user("POST", "assets", asset_body(group, identifier="b", control={"device": "battery-1"}))
     assert rung == [1]
     now = api.context.clock()
-    await api.rows(
-        "insert into control_due values (%s, %s + interval '1 minute') returning 1", group, now
-    )
+    due = "values (%s, %s + interval '1 minute') returning 1"
+    await api.rows(f"insert into control_due (group_id, due_at) {due}", group, now)
     await user("POST", "assets", asset_body(group, identifier="c"))
+    assert rung == [1], "it has limits, but nothing to keep them with"
+    await api.rows(f"insert into compliance_due (group_id, due_at) {due}", group, now)
+    await user("POST", "assets", asset_body(group, identifier="d"))
     assert rung == [1, 1]
-    due = (await api.rows("select due_at from control_due"))[0][0]
-    assert now <= due <= api.context.clock(), "a minute earlier"
+    due_at = (await api.rows("select due_at from control_due"))[0][0]
+    assert now <= due_at <= api.context.clock(), "a minute earlier"
 
 
 async def test_what_is_remembered_of_tokens_is_looked_up_again_in_time(

@@ -346,9 +346,11 @@ async def test_control_is_rung_when_something_changes(api: Management, user: Use
     rung = []
     api.context.bells.control = lambda: rung.append(True)
     first, second = await make_group(user), await make_group_again(user)
-    await api.rows(
-        "insert into control_due select id, '2100-01-01' from capacity_group returning 1"
-    )
+    for table in ("control_due", "compliance_due"):
+        await api.rows(
+            f"insert into {table} (group_id, due_at)"
+            " select id, '2100-01-01' from capacity_group returning 1"
+        )
 
     async def due() -> list[int]:
         woken = await api.rows(
